@@ -235,8 +235,8 @@ class RiskSettings(Settings):
     """As `daily_loss_resume`."""
     max_trades_per_day: Count = 50
     """Limit of round trips that began since 00:00 UTC."""
-    trades_per_day_action: BreakerAction = "block"
-    """As `daily_loss_action`."""
+    trades_per_day_action: Literal["block", "cancel"] = "block"
+    """As `daily_loss_action`; not `flatten`, which would close the last round trip of the day as it opens."""
     trades_per_day_resume: Resume = "next_utc_day"
     """As `daily_loss_resume`."""
     resume_after_s: PositiveSeconds = 14_400.0

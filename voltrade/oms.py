@@ -101,7 +101,8 @@ class OrderMonitor:
         self.instrument = instrument
         self.halt_reason = ""
         self.orders_confirmed = True
-        """Whether the last snapshot since a restart shows all our orders and lots, and no others of ours."""
+        """False from a restart until a snapshot shows our position, or five have differed, and no order of ours that
+        isn't known."""
         self._books = books or AccountBooks()
         self._index = index
         self._row = self._books.symbols[index]
@@ -401,7 +402,7 @@ class OrderMonitor:
         return int(order.row.time) + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
 
     def on_filters(self, filters: Filters) -> list[Output]:
-        """Let what is sent obey the symbol's filters, and send at once what was refused before."""
+        """Let what is sent obey the symbol's filters, and send at once stops and exits that were refused before."""
         self._advance_time(filters.time)
         step = filters.quantity_step
         self._row["price_step"], self._row["quantity_step"] = filters.price_step, step

@@ -17,13 +17,14 @@ def is_algo(order: Record) -> bool:
 
 @compiled_part
 def is_done(order: Record) -> bool:
-    """Return whether an order can no longer fill or trigger, or isn't ours."""
+    """Return whether an order can no longer fill or trigger, or is a foreign order that was adopted as an exit."""
     return bool(order.is_foreign or states.IS_DONE[order.state] or order.child_done)
 
 
 @compiled_part
 def is_resting(order: Record) -> bool:
-    """Return whether an order is known to be at the exchange and can still fill or trigger."""
+    """Return whether an order is known to be at the exchange and can still fill or trigger; one that has triggered or
+    is being cancelled too."""
     return not is_done(order) and order.state != states.PENDING_SUBMIT and order.state != states.UNKNOWN
 
 

@@ -99,7 +99,11 @@ def lookup(account: Record, symbol: Record, row: int, time: int, reason: int) ->
 
 @compiled_part
 def cancel(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
-    """Cancel an order, if it is known to be at the exchange."""
+    """Cancel an order, if it is known to be at the exchange.
+
+    One whose answer is awaited is not cancelled, nor later: an entry takes at once or expires, and what it fills is
+    closed.
+    """
     order = symbol.orders[row]
     if not is_resting(order) or not move_to(order, states.PENDING_CANCEL):
         return
@@ -125,7 +129,10 @@ def alert(account: Record, symbol: Record, kind: int, number: int, time: int) ->
 
 @compiled_part
 def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit: int) -> None:
-    """Begin a round trip with an entry of `quantity` lots; `limit` is its limit price in ticks, 0 for market."""
+    """Begin a round trip with an entry of `quantity` lots; `limit` is its limit price in ticks, 0 for market.
+
+    A limit entry is immediate-or-cancel too: no entry rests.
+    """
     if not has_room(symbol, records.SPARE):
         return
     _begin_round_trip(symbol, signal.side)
@@ -364,20 +371,24 @@ def _adopt_late_order(account: Record, symbol: Record, order: Record) -> None:
     """Count an order that fills after its round trip has ended in the open position, since the account holds its lots.
 
     An open position that gets such a fill is closed at market, and trading halts. Where no position is open, the order
-    begins a new round trip: an entry with a known stop distance goes on as any entry; anything else is closed, and
-    trading halts.
+    begins a new round trip: an entry with a known stop distance goes on as any entry, unless its round trip was being
+    closed, so that this one is too; anything else is closed, and trading halts.
     """
     if symbol.has_position:
         symbol.halt_wanted = records.HALTED_BY_LATE_FILL
         start_closing(symbol.position, states.LATE_FILL)
     else:
         distance, take_profit = symbol.position.stop_distance, symbol.position.take_profit_distance
+        is_of_last = order.round_trip == symbol.position.id
+        closing_reason = symbol.position.closing_reason if is_of_last else states.NONE
         _begin_round_trip(symbol, order.side)
         symbol.position.stop_distance, symbol.position.take_profit_distance = distance, take_profit
         symbol.position.bar = order.bar
         if order.purpose != states.ENTRY or distance == 0:
             symbol.halt_wanted = records.HALTED_BY_LATE_FILL
             start_closing(symbol.position, states.LATE_FILL)
+        elif closing_reason != states.NONE:
+            start_closing(symbol.position, closing_reason)
     order.round_trip = symbol.position.id
 
 

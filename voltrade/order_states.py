@@ -179,11 +179,12 @@ SETTING_CODES = frozenset({-2027, -2028, -4061, -4062})
 
 RETRY_AFTER_MS = 1_000
 """Pause before the first retry. Also, how long a fill that only an order's state reports may stay uncounted before the
-account is read, and how long an exit may leave a position uncovered before another order is sent."""
+account is read, and how long an exit may leave a position uncovered before its stop is sent again."""
 MAX_DOUBLINGS = 6
 """For a take-profit and for reading the account, the pause doubles after each retry, at most six times: to 64 s."""
 STOP_TRIES = 3
-"""After this many refused stops the position is closed at market; most refusals close it at once, others count."""
+"""Most refusals of a stop close the position at market at once. After those that are worth another try (RETRY,
+RECONCILE, FILTERS) the stop is sent again, until so many of one position were refused."""
 REST_TRIES = 3
 """After this many refused exits, a remainder smaller than one step is reported as stuck."""
 RESIZE_EVERY_MS = 500
@@ -194,7 +195,7 @@ stop fills nothing for this long. A restart begins the time again."""
 ANSWER_WITHIN_MS = 1_500
 """A stop or exit that the exchange has not acknowledged after this long no longer counts, and another is sent."""
 QUICK_TRIES, MAX_PROTECT_DOUBLINGS = 4, 2
-"""For stops and exits the pauses begin to double after this many tries, and grow to four times at most."""
+"""For stops and exits the pauses begin to double after this many tries in a row, and grow to four times at most."""
 LOOKUP_AFTER_MS = 2_000
 """An order that takes liquidity is looked up this long after its last update."""
 READ_ACCOUNT_EVERY_MS = 4_000

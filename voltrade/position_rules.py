@@ -191,14 +191,21 @@ def resend_stop_at(symbol: Record) -> int:
     row = newest_stop(symbol)
     if row < 0 or is_done(symbol.orders[row]) or is_resting(symbol.orders[row]):
         return NEVER
-    return int(symbol.orders[row].time + _answer_timeout(symbol.position.stops))
+    return int(symbol.orders[row].time + _answer_timeout(symbol, symbol.orders[row]))
 
 
 @compiled_part
-def _answer_timeout(count: int) -> int:
-    """Return how long a stop or exit may go without an answer, in ms: up to four times as long after QUICK_TRIES of
-    them."""
-    return int(states.ANSWER_WITHIN_MS << protect_doublings(count))
+def _answer_timeout(symbol: Record, order: Record) -> int:
+    """Return how long a stop or exit may go without an answer, in ms.
+
+    It is up to four times as long where QUICK_TRIES have had none, those that were sent together counting once.
+    """
+    first = order.time
+    for row in range(symbol.order_count):
+        other = symbol.orders[row]
+        if other.purpose == order.purpose and not is_done(other) and not is_resting(other):
+            first = min(first, other.time)
+    return int(states.ANSWER_WITHIN_MS << protect_doublings(1 + (order.time - first) // states.ANSWER_WITHIN_MS))
 
 
 @compiled_part
@@ -370,7 +377,7 @@ def _counts_until(symbol: Record, order: Record) -> int:
     """Return until when an exit counts, in ms: NEVER once it is known to work, else until its answer is overdue."""
     if is_resting(order):
         return NEVER
-    return int(order.time + _answer_timeout(symbol.position.exits))
+    return int(order.time + _answer_timeout(symbol, order))
 
 
 @compiled_part

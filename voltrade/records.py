@@ -117,8 +117,9 @@ SYMBOL = record_dtype(
 when a snapshot last agreed and listed every order. `account_read_at`: when the account was last read because an order
 could not be looked up. `mark_is_last_price`: whether `mark_e8` is the last trade's price, since the exchange's mark
 price isn't known. `nothing_to_reduce`: the exchange has refused an exit since the last fill because there was
-nothing to close. `largest_order`: the largest exit that the exchange takes, 0 while it has refused none. `price_step`
-and `quantity_step`: ticks and lots of which all prices and quantities that are sent are multiples. `halt_wanted`:
+nothing to close. `largest_order`: the largest exit that the exchange takes, by its filters or a guess after a refusal,
+0 while unknown. `price_step` and `quantity_step`: ticks and lots of which all prices and quantities that are sent are
+multiples. `halt_wanted`:
 why trading must halt until an operator resumes it; `halt_applied`: the same, once the breaker has halted.
 `removable_count`: orders whose rows can be freed. `earlier`: the position of a finished order that the exchange reports
 on late.

@@ -445,9 +445,9 @@ COUNTED = frozenset({"LOSING_STREAK", "TRADES_PER_DAY"})
 """Codes of the rules that count round trips; the other rules measure money."""
 
 RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "ON_HOLD")
-"""Codes of the rules, in the order of the rows of BREAKER_HOLDS. The last has no limit: a command (`reduce`, `halt`,
-`flatten`), a caretaker or a halt by our own code puts it in force, until the operator resumes. It is not the mode
-HALTED, which other rules lead to as well, and which `reduce` doesn't lead to."""
+"""Codes of the rules, in the order of the rows of BREAKER_HOLDS. The last has no limit: a command (`reduce`, `halt`), a
+caretaker or a halt by our own code puts it in force, until the operator resumes; `flatten` only closes and pauses. It
+is not the mode HALTED, which other rules lead to as well, and which `reduce` doesn't lead to."""
 
 _DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _ON_HOLD = range(5)
 

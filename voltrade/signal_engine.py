@@ -135,7 +135,7 @@ def fill_rule_bar(row: Record, scale: Record, bar: Record) -> None:
     bar.tainted = row.tainted
 
 
-A_BOOLEAN, NO_SIGNAL = 2, 3
+RETURNED_BOOLEAN, RETURNED_NONSENSE = 2, 3
 """What the step writes for a signal where the rule returned a boolean, or anything else but -1, 0 or 1."""
 
 
@@ -308,8 +308,8 @@ class SignalEngine:
         """Process one closed bar: update all indicators, then ask the rule.
 
         Call it as `engine.on_volume_bar(bar)` with a `VolumeBar` or a row of BAR. It returns the bar's `Signal`, or
-        None; `last_decision` has the details. The gates check later whether a signal may become an order (warm-up, a
-        tainted or short bar, an open position).
+        None; `last_decision` has the details. The gates check later whether a signal may become an entry (warm-up, a
+        tainted or short bar, an open position). One against the open position closes it, whatever the gates say.
 
         A subclass may override it as `on_volume_bar(self, bar)`. The override must call `super().on_volume_bar(bar)`
         once for each bar, and must return None or a `Signal` of that bar, of which it may change `side` and `atr`. What
@@ -320,9 +320,9 @@ class SignalEngine:
         decision.ready = state.bars >= settings.warmup_bars
         signal = RULE(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
         if isinstance(signal, (bool, np.bool_)):
-            decision.signal = A_BOOLEAN
+            decision.signal = RETURNED_BOOLEAN
         else:
-            decision.signal = 1 if signal == 1 else -1 if signal == -1 else 0 if signal == 0 else NO_SIGNAL
+            decision.signal = 1 if signal == 1 else -1 if signal == -1 else 0 if signal == 0 else RETURNED_NONSENSE
 
     last_decision: Record = None
     """Decision of the last bar given to `on_volume_bar`; None before the first."""
@@ -412,7 +412,8 @@ class SignalEngine:
         if not len(wrong):
             return
         first = int(wrong[0])
-        returned = "True or False" if signals[first] == A_BOOLEAN else "something else, such as None, NaN or a fraction"
+        is_boolean = signals[first] == RETURNED_BOOLEAN
+        returned = "True or False" if is_boolean else "something else, such as None, NaN or a fraction"
         closed = np.datetime64(int(rows["close_time"][first]), "ms")
         raise ConfigError(
             f"{type(self).__name__}._detect_signal: must return -1, 0 or 1, at bar {int(numbers[first])}, closed "

@@ -148,7 +148,8 @@ OF_RULES = {
     ),
     "on_volume_bar": Edit(
         SIGNALS,
-        "            decision.signal = 1 if signal == 1 else -1 if signal == -1 else 0 if signal == 0 else NO_SIGNAL\n",
+        "            decision.signal = 1 if signal == 1 else -1 if signal == -1 else 0 if signal == 0 "
+        "else RETURNED_NONSENSE\n",
         "            decision.signal = 1 if signal == 1 else 0\n",
     ),
     "_detect_signal": Edit(SIGNALS, "            return 1\n", "            return 0\n"),

@@ -150,7 +150,7 @@ ODD: dict[str, list[Any]] = {
     "consecutive_losses_action": ["cancel", "flatten"],
     "consecutive_losses_resume": ["next_utc_day", "person"],
     "max_trades_per_day": [1, 4],
-    "trades_per_day_action": ["cancel", "flatten"],
+    "trades_per_day_action": ["cancel", "block"],
     "trades_per_day_resume": ["after_seconds"],
     "resume_after_s": [5.0, 60.0, 3_600.0],
     "latency_ms": [0, 1, 900, 20_000],

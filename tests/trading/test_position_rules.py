@@ -55,7 +55,7 @@ from voltrade.model import (
     money,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
+from voltrade.order_states import ALGO_MOVES, ANSWER_WITHIN_MS, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
 from voltrade.records import ROWS, SPARE
 from voltrade.research.backtest import backtest
 from voltrade.simulated.symbols import shipped_instrument
@@ -275,13 +275,25 @@ def test_a_full_table_protects_and_overwrites_nothing() -> None:
 
 def test_a_late_fill_brings_its_order_and_its_round_trip_back() -> None:
     harness = Harness().in_position()
-    harness.note(leave(harness.monitor, harness.time, "TIME"))
-    harness.canceled(harness.order("vt-e-1x1", "FILLED", 10))
+    harness.algo(TARGET, "TRIGGERED", 103)
+    harness.canceled(harness.order(TARGET, "FILLED", 10, order_id=103))
     assert not harness.monitor.has_position
     late = harness.update(ENTRY, "FILLED", 2, order_id=100)
     sent = intents(harness.note(harness.monitor.on_order(late)))
     assert [(o.order.client_order_id, o.order.quantity) for o in sent] == [("vt-e-2s1", 2), ("vt-e-2t1", 2)]
     assert harness.monitor.position == 2  # a round trip of its own: the first was booked once and for all
+
+
+@pytest.mark.parametrize("reason", ["TIME", "OPERATOR"])
+def test_a_late_fill_of_an_entry_whose_position_was_closed_is_closed_too(reason: str) -> None:
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, reason))
+    harness.canceled(harness.order("vt-e-1x1", "FILLED", 10))
+    late = harness.update(ENTRY, "FILLED", 2, order_id=100)
+    [out] = intents(harness.note(harness.monitor.on_order(late)))
+    assert (out.order.client_order_id, out.order.quantity, out.reason) == ("vt-e-2x1", 2, reason)
+    harness.order("vt-e-2x1", "FILLED", 2)
+    assert not harness.monitor.has_position
 
 
 def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
@@ -877,6 +889,19 @@ def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_s
                 if out.purpose is Purpose.EXIT
             ]
     assert sizes == [[10], [2] * 5, [2] * 5, [2] * 5]
+
+
+def test_parts_of_an_exit_that_have_no_answer_are_sent_again_as_soon_as_one_exit() -> None:
+    harness = Harness().in_position()
+    [whole] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    harness.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+    parts = intents(harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 2))))
+    assert [part.order.quantity for part in parts] == [2] * 5
+    for part in parts:
+        harness.reply(part.order.client_order_id, "submit", Outcome.UNKNOWN)
+    harness.time += ANSWER_WITHIN_MS
+    again = [out for out in intents(harness.note(harness.monitor.on_time(harness.time))) if out.purpose is Purpose.EXIT]
+    assert [out.order.quantity for out in again] == [2] * 5
 
 
 def test_parts_of_an_exit_that_are_refused_together_are_one_try() -> None:
