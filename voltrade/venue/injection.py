@@ -72,9 +72,9 @@ class Faults:
         self.ahead_ms = self._down_until = self._unreachable_until = 0
         self._script: list[Fault] = []
         self._timed: list[int] = []
+        """Numbers of the faults with a time."""
         self._next_timed: int | None = None
         """When the first of them is due; None where one has struck since that was found."""
-        """Numbers of the faults with a time."""
         self._seen, self._hits = Counter[int](), Counter[int]()
         self._rest, self._truth, self._now, self._lockstep = rest, truth, now, lockstep
         self._later: list[tuple[int, int, Callable[[], object]]] = []
