@@ -41,7 +41,7 @@ PARAMETERS: dict[str, Any] = {
 }
 """On the tape every exit happens, a stop is refused with -2021, an exit with -2022, and the day's trades run out."""
 
-JOINED = 12
+JOINED = 6
 """Trades of an hour of the synthetic tape that one of the tape stands for: uncompiled, each trade costs its time."""
 
 RAISED = "the seam was asked"
