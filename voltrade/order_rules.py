@@ -102,7 +102,7 @@ def cancel(account: Record, symbol: Record, row: int, time: int, reason: int) ->
     """Cancel an order, if it is known to be at the exchange.
 
     One whose answer is awaited is not cancelled, nor later: an entry takes at once or expires, and what it fills is
-    closed.
+    closed where the position is being closed, else kept with its stop.
     """
     order = symbol.orders[row]
     if not is_resting(order) or not move_to(order, states.PENDING_CANCEL):

@@ -281,7 +281,7 @@ def read_answer(call: str, body: Any) -> str:
 REFUSED = {
     "ACCOUNT_UPDATE refused: ACCOUNT_UPDATE.a.P[0].ps must be one of BOTH": 1,  # hedge mode, in which nobody trades
     "ACCOUNT_UPDATE refused: ACCOUNT_UPDATE.a.P[1].ps must be one of BOTH": 3,
-    "list refused: is no object": 3,  # streams of all symbols, such as !markPrice@arr
+    "list refused: a frame that is no JSON object": 3,  # streams of all symbols, such as !markPrice@arr
 }
 """What is refused, and why."""
 EVENTS = {

@@ -180,6 +180,9 @@ class Used:
             **{"dials": self.most_dials(), "restart": self.restart_s},
         }
         lost += [f"{name}: {value:.2f}, may be {MOST[name]:g}" for name, value in used.items() if value > MOST[name]]
+        if used["memory"] > MOST["memory"]:
+            grown = list(self.memory.values())[-1] - list(self.memory.values())[0]
+            lost.append(f"memory has grown by {dict(grown.most_common(6))} bytes")
         return lost + ([f"replay: {self.differences} differences"] if self.differences > 0 else [])
 
     def most_dials(self, within_ms: int = 300_000) -> int:

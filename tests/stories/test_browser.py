@@ -278,7 +278,7 @@ def test_the_record_of_a_session_shows_its_charts_and_tables_without_being_run(
 def a_wide_table() -> str:
     numbers = {"entry_price": 81_465.6123, "exit_price": 81_785.5986, "realised": -1_047.0398, "net": -1_059.0388}
     trips = RUN.round_trips.assign(**numbers, exit_reason="OPPOSITE_SIGNAL")
-    return frame_table(trips, drop=["closed", "bar"])
+    return frame_table(trips, drop=["closed", "bar", "at_risk"])
 
 
 def check_table_fits(page: Any) -> None:

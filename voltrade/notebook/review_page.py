@@ -98,7 +98,7 @@ def _sections(review: Review) -> Iterator[tuple[str, ...]]:
         _figure(charts.refusals_chart(run, config), "refusals"),
         _table(summary.refusals_by_code(run)),
     )
-    yield "Round trips", _table(run.round_trips, drop=["closed", "bar"])
+    yield "Round trips", _table(run.round_trips, drop=["closed", "bar", "at_risk"])
     yield (
         "Orders and fills",
         _table(summary.orders_by_status(run)),
