@@ -268,15 +268,15 @@ def protect_doublings(tries: int) -> int:
 
 @compiled_part
 def _count_entry_failure(symbol: Record) -> None:
-    """Count an entry that was refused or never placed; MAX_ENTRY_FAILURES in a row halt trading."""
+    """Count an entry that was refused or never placed; from MAX_ENTRY_FAILURES in a row on each halts trading."""
     symbol.entry_failures += 1
-    if symbol.entry_failures == states.MAX_ENTRY_FAILURES and symbol.halt_wanted == 0:
+    if symbol.entry_failures >= states.MAX_ENTRY_FAILURES and symbol.halt_wanted == 0:
         symbol.halt_wanted = records.HALTED_BY_FAILURES
 
 
 @compiled_part
 def start_closing(position: Record, reason: int) -> None:
-    """Have the position closed at market; the first reason is kept."""
+    """Note that the position is to be closed, for which `sync_orders` sends the exits; the first reason is kept."""
     if position.closing_reason == states.NONE:
         position.closing_reason = reason
 

@@ -222,13 +222,22 @@ def _exits_fail(symbol: Record, time: int) -> bool:
 
 
 @compiled_part
+def is_guessed(symbol: Record, order: Record) -> bool:
+    """Return whether a stop or take-profit was sent before any fill was counted, and one is now: it is replaced."""
+    return bool(order.reason == states.BY_LAST_PRICE and symbol.position.entered > 0)
+
+
+@compiled_part
 def resize_at(symbol: Record, time: int) -> int:
-    """Return when to enlarge the stop, in ms; NEVER where it is large enough or has triggered."""
+    """Return when to replace the stop by one that is larger, or whose price follows from the fills, in ms.
+
+    NEVER where it is right, or has triggered.
+    """
     row = newest_stop(symbol)
     if row < 0:
         return NEVER
     stop = symbol.orders[row]
-    if not is_waiting(stop) or stop.quantity >= exposed_lots(symbol, time):
+    if not is_waiting(stop) or (stop.quantity >= exposed_lots(symbol, time) and not is_guessed(symbol, stop)):
         return NEVER
     return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)
 
@@ -259,8 +268,9 @@ def _send_stop(account: Record, symbol: Record, time: int, lots: int, reason: in
 def _new_conditional(symbol: Record, time: int, purpose: int, lots: int, profit: int, reason: int) -> int:
     """Add a stop or take-profit, `profit` ticks from the average fill price; return its row.
 
-    Where fills are reported but none is counted yet, the last trade's price replaces the average. The trigger is
-    rounded to the exchange's tick towards the average: a stop costs no more than it was to cost.
+    Where fills are reported but none is counted yet, the last trade's price replaces the average until one is; see
+    `is_guessed`. The trigger is rounded to the exchange's tick towards the average: a stop costs no more than it was
+    to cost.
     """
     position = symbol.position
     row = new_order(symbol, time, purpose, -position.side, sendable(symbol, lots), reason)
@@ -268,6 +278,7 @@ def _new_conditional(symbol: Record, time: int, purpose: int, lots: int, profit:
         level = price_from_average(position.entry_notional, position.entered, position.side * profit)
     else:
         level = symbol.last_price + position.side * profit
+        symbol.orders[row].reason = states.BY_LAST_PRICE
     level = to_step(level, symbol.price_step, position.side * profit < 0)
     symbol.orders[row].trigger_price = max(level, symbol.price_step)
     return row
@@ -292,7 +303,9 @@ def _sync_take_profit(account: Record, symbol: Record, time: int, lots: int) -> 
         start_closing(position, states.BY_TAKE_PROFIT)
         _sync_exit(account, symbol, time, lots)
         return
-    if row >= 0 and not (is_waiting(symbol.orders[row]) and symbol.orders[row].quantity < lots):
+    if row >= 0 and not is_waiting(symbol.orders[row]):
+        return
+    if row >= 0 and symbol.orders[row].quantity >= lots and not is_guessed(symbol, symbol.orders[row]):
         return
     is_wanted = row >= 0 or position.take_profits == 0 or time >= position.take_profit_retry_at
     if not is_wanted or not has_room(symbol, records.SPARE):

@@ -309,7 +309,8 @@ class SignalEngine:
 
         Call it as `engine.on_volume_bar(bar)` with a `VolumeBar` or a row of BAR. It returns the bar's `Signal`, or
         None; `last_decision` has the details. The gates check later whether a signal may become an entry (warm-up, a
-        tainted or short bar, an open position). One against the open position closes it, whatever the gates say.
+        tainted or short bar, an open position). One against the open position closes it, if
+        `exit_on_opposite_signal`, whatever the gates say.
 
         A subclass may override it as `on_volume_bar(self, bar)`. The override must call `super().on_volume_bar(bar)`
         once for each bar, and must return None or a `Signal` of that bar, of which it may change `side` and `atr`. What

@@ -181,7 +181,7 @@ class Used:
         }
         lost += [f"{name}: {value:.2f}, may be {MOST[name]:g}" for name, value in used.items() if value > MOST[name]]
         if used["memory"] > MOST["memory"]:
-            grown = list(self.memory.values())[-1] - list(self.memory.values())[0]
+            grown = [*self.memory.values()][-1] - next(iter(self.memory.values()))
             lost.append(f"memory has grown by {dict(grown.most_common(6))} bytes")
         return lost + ([f"replay: {self.differences} differences"] if self.differences > 0 else [])
 

@@ -978,6 +978,23 @@ def test_a_stranger_that_adds_to_the_position_is_not_taken_for_ours() -> None:
     assert not harness.monitor.reconciled
 
 
+def test_a_stop_by_the_last_price_is_replaced_once_the_fills_are_counted() -> None:
+    """Bought at 1,000 with a stop 50 away; 940 was traded when a look-up told of the fill: 890 lost twice as much."""
+    harness = Harness()
+    harness.monitor._row["last_price"] = 940
+    harness.order(ENTRY, "FILLED", filled=10)
+    [guessed] = [out for out in intents(harness.note(harness.monitor.on_time(3_000))) if out.purpose is Purpose.STOP]
+    distance = int(harness.monitor._position_row["stop_distance"])
+    assert (guessed.order.trigger_price, guessed.reason) == (940 - distance, "LAST_PRICE")
+    harness.algo(guessed.order.client_order_id, "NEW")
+    fill = harness.update(ENTRY, "FILLED", 10, filled=10)
+    sent = intents(harness.note(harness.monitor.on_snapshot(a_snapshot(10, fills=(fill,)))))
+    [stop] = [out for out in sent if out.purpose is Purpose.STOP]
+    assert (stop.order.trigger_price, stop.order.quantity, stop.reason) == (1_000 - distance, 10, "RESIZE")
+    outputs = harness.note(harness.algo(stop.order.client_order_id, "NEW"))
+    assert [out.client_order_id for out in outputs if isinstance(out, CancelOrder)] == [guessed.order.client_order_id]
+
+
 @pytest.mark.parametrize("lots", [1, 4])
 def test_a_position_is_not_protected_while_a_fill_of_it_is_only_told_of(lots: int) -> None:
     harness = Harness()

@@ -90,9 +90,9 @@ def _resume_note(resumed: ResumeState) -> str:
     lost, fallen = (_amount(last[name] - last["equity"]) for name in ("day_equity", "peak"))
     return (
         f"the run went on from an earlier one, with its position, cooldown and limits: {last['losses']} losing round "
-        f"trips in a row, {last['round_trips_today']} begun that day, {max(lost, Decimal()):,.2f} lost of the day's opening "
-        f"equity, {max(fallen, Decimal()):,.2f} below the peak; the backtest begins flat with none of these used, so "
-        "what the run was refused by them are trades of the backtest alone"
+        f"trips in a row, {last['round_trips_today']} begun that day, {max(lost, Decimal()):,.2f} lost of the day's "
+        f"opening equity, {max(fallen, Decimal()):,.2f} below the peak; the backtest begins flat with none of these "
+        "used, so what the run was refused by them are trades of the backtest alone"
     )
 
 
