@@ -119,7 +119,7 @@ class Judgement:
     """Deflated Sharpe ratio: the probability that the true one is above what Bailey and Lopez de Prado expect of the
     luckiest trial; NaN where unknown."""
     trials: int
-    """All trials on the tape, those of other searches too."""
+    """All trials on the market, those of other searches too."""
     independent: float
     """Effective number of trials: how many independent ones would be as lucky."""
     days: float
@@ -237,8 +237,8 @@ def judge(
         best: its number.
         tried: what is judged, as text.
         luck: of the trials, where it is known already.
-        others: of other searches on the same tape.
-        in_all: number of all trials on the tape, those of other searches included.
+        others: of other searches on the same market.
+        in_all: number of all trials on the market, those of other searches included.
         fall: largest fall of the best trial's equity at any time, negative, in the quote asset.
         at_risk: the most that a round trip of the best trial loses at its stop, in the quote asset.
     """

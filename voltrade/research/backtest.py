@@ -143,7 +143,7 @@ class Backtest(Framed):
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Whether the result is better than luck, as one of all settings that were tried on the tape.
+        """Whether the result is better than luck, as one of all settings that were tried on the market.
 
         Reading it puts the backtest into the search log (`searches`).
         """

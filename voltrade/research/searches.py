@@ -1,4 +1,4 @@
-"""The search log: trials on one tape add up, however many sweeps and notebooks they were tried in.
+"""The search log: trials on one market add up, whatever its days, however many sweeps and notebooks they were tried in.
 
 Each search leaves a small file in the state folder: which settings it tried, and what the luckiest of them would show
 by luck alone in each resample. A search is judged together with the others on its market, as `Searches.luckiest` says:
@@ -188,7 +188,7 @@ class Searches:
         return pd.DataFrame(rows)
 
     def forget(self) -> int:
-        """Delete all searches on this market from the ledger; return their number. Results keep what they counted."""
+        """Delete all searches on this market from the log; return their number. Results keep what they counted."""
         return forget(self.own.traded.market)
 
     def _repr_html_(self) -> str:
@@ -229,7 +229,7 @@ def keep(
     chosen_from: Collection[str] = (),
     missing: float = 0.0,
 ) -> Searches:
-    """Write a search to the ledger and return it with those that count for it.
+    """Write a search to the search log and return it with those that count for it.
 
     Args:
         chosen_from: what a walk-forward chooses from in its training.
@@ -251,7 +251,7 @@ def keep(
 
 
 def forget(market: str) -> int:
-    """Delete all searches on a market from the ledger; return their number."""
+    """Delete all searches on a market from the search log; return their number."""
     paths = list(_folder(market).glob("*.json"))
     for path in paths:
         path.unlink(missing_ok=True)

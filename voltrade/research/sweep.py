@@ -6,7 +6,7 @@ Trials run in a `concurrent.futures.Executor`: threads by default, processes, or
 `dask.distributed.Client.get_executor()`.
 
 The best of many trials may only be the luckiest. So a result has the number of trials, together with those of other
-searches on the same tape (`searches`), and an assessment of whether the best one is better than luck
+searches on the same market (`searches`), and an assessment of whether the best one is better than luck
 (`judgement.judge`).
 """
 
@@ -115,7 +115,7 @@ class Sweep:
         return backtest(self._research, config, engine, begin_s=begin_s, end_s=end_s)
 
     def _kept(self) -> Searches:
-        """Write this search to the ledger; return it with those that count for it."""
+        """Write this search to the search log; return it with those that count for it."""
         (time_range,) = self._job.time_ranges
         traded = TradedTime.of(self._research.tape, *self._research.times(*time_range))
         tried = settings_hashes(self._configs, self._rules)
