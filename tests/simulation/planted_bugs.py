@@ -219,7 +219,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a stop counts as cover however small it is",
         "position_rules.py",
-        "    if not is_waiting(stop) or stop.quantity >= exposed_lots(symbol, time):",
+        "    if not is_waiting(stop) or (stop.quantity >= exposed_lots(symbol, time) and "
+        "not is_guessed(symbol, stop)):",
         "    if not is_waiting(stop) or stop.quantity > 0:",
         ("O5",),
         ("thin book", "user lag", "user late"),
