@@ -700,6 +700,10 @@ def test_rules_that_overlap_each_let_go_by_their_own_rule():
 )
 @pytest.mark.parametrize("rule", ["daily_loss", "drawdown", "consecutive_losses", "trades_per_day"])
 def test_every_rule_takes_every_action_and_resumption(rule, action, resume, mode, release_at):
+    if (rule, action) == ("trades_per_day", "flatten"):
+        with pytest.raises(ConfigError, match=r"trades_per_day_action: .* 'block' or 'cancel', was 'flatten'"):
+            Config.from_parameters(trades_per_day_action=action)
+        return
     limit = {
         "daily_loss": {"max_daily_loss_fraction": 0.01},
         "drawdown": {"max_drawdown_fraction": 0.01},
