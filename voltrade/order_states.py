@@ -195,7 +195,7 @@ stop fills nothing for this long. A restart begins the time again."""
 ANSWER_WITHIN_MS = 1_500
 """A stop or exit that the exchange has not acknowledged after this long no longer counts, and another is sent."""
 QUICK_TRIES, MAX_PROTECT_DOUBLINGS = 4, 2
-"""For stops and exits the pauses begin to double after this many tries in a row, and grow to four times at most."""
+"""For stops and exits the pauses begin to double after this many tries, and grow to four times at most."""
 LOOKUP_AFTER_MS = 2_000
 """An order that takes liquidity is looked up this long after its last update."""
 READ_ACCOUNT_EVERY_MS = 4_000

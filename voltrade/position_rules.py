@@ -191,21 +191,14 @@ def resend_stop_at(symbol: Record) -> int:
     row = newest_stop(symbol)
     if row < 0 or is_done(symbol.orders[row]) or is_resting(symbol.orders[row]):
         return NEVER
-    return int(symbol.orders[row].time + _answer_timeout(symbol, symbol.orders[row]))
+    return int(symbol.orders[row].time + _answer_timeout(symbol.position.stops))
 
 
 @compiled_part
-def _answer_timeout(symbol: Record, order: Record) -> int:
-    """Return how long a stop or exit may go without an answer, in ms.
-
-    It is up to four times as long where QUICK_TRIES have had none, those that were sent together counting once.
-    """
-    first = order.time
-    for row in range(symbol.order_count):
-        other = symbol.orders[row]
-        if other.purpose == order.purpose and not is_done(other) and not is_resting(other):
-            first = min(first, other.time)
-    return int(states.ANSWER_WITHIN_MS << protect_doublings(1 + (order.time - first) // states.ANSWER_WITHIN_MS))
+def _answer_timeout(count: int) -> int:
+    """Return how long a stop or exit may go without an answer, in ms: up to four times as long once QUICK_TRIES were
+    sent for the position, whether because of a missing answer or not."""
+    return int(states.ANSWER_WITHIN_MS << protect_doublings(count))
 
 
 @compiled_part
@@ -390,7 +383,7 @@ def _counts_until(symbol: Record, order: Record) -> int:
     """Return until when an exit counts, in ms: NEVER once it is known to work, else until its answer is overdue."""
     if is_resting(order):
         return NEVER
-    return int(order.time + _answer_timeout(symbol, order))
+    return int(order.time + _answer_timeout(symbol.position.exits))
 
 
 @compiled_part

@@ -55,7 +55,7 @@ from voltrade.model import (
     money,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_states import ALGO_MOVES, ANSWER_WITHIN_MS, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
+from voltrade.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
 from voltrade.records import ROWS, SPARE
 from voltrade.research.backtest import backtest
 from voltrade.simulated.symbols import shipped_instrument
@@ -889,19 +889,6 @@ def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_s
                 if out.purpose is Purpose.EXIT
             ]
     assert sizes == [[10], [2] * 5, [2] * 5, [2] * 5]
-
-
-def test_parts_of_an_exit_that_have_no_answer_are_sent_again_as_soon_as_one_exit() -> None:
-    harness = Harness().in_position()
-    [whole] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
-    harness.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
-    parts = intents(harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 2))))
-    assert [part.order.quantity for part in parts] == [2] * 5
-    for part in parts:
-        harness.reply(part.order.client_order_id, "submit", Outcome.UNKNOWN)
-    harness.time += ANSWER_WITHIN_MS
-    again = [out for out in intents(harness.note(harness.monitor.on_time(harness.time))) if out.purpose is Purpose.EXIT]
-    assert [out.order.quantity for out in again] == [2] * 5
 
 
 def test_parts_of_an_exit_that_are_refused_together_are_one_try() -> None:
