@@ -136,7 +136,7 @@ CLIPS: dict[str, tuple[tuple[str, ...], str, int, dict[str, Any]]] = {
     "2024, many trades": (
         ("btcusdt_20240808.gz",),
         "20251215",
-        8,
+        7,
         {"symbol": "BTCUSDT", "threshold": 10, "history_s": 120, "duration_s": 200},
     ),
 }
