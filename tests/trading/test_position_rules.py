@@ -1113,13 +1113,16 @@ def test_three_entries_in_a_row_that_are_refused_wait_for_a_person() -> None:
     core = a_core()
     [harness] = core.symbol_states.values()
     halted = []
-    for number in range(1, 4):
+    for number in range(1, 5):
+        if number == 4:
+            core.handle(Operator(35, "resume", ""))
+            assert harness.monitor.halt_reason == ""
         enter(harness.monitor, 10 * number, Side.BUY, 5)
         core.handle(
             Reply(10 * number, "submit", "BTCUSDT", f"vt-t-{number}e1", False, Outcome.REFUSED, -2019, "margin")
         )
         halted.append(harness.monitor.halt_reason)
-    assert halted == ["", "", "3 entries in a row were refused or never placed"]
+    assert halted == ["", "", *["3 entries in a row were refused or never placed"] * 2], "and so does the next"
 
 
 def test_a_target_that_triggers_and_fills_nothing_is_left_by_an_exit() -> None:
