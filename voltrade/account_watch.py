@@ -15,12 +15,17 @@ from voltrade.model import (
 )
 from voltrade.order_states import FILTER_CODES, SETTING_CODES
 
+COMPARE = "COMPARE"
+"""Reason for reading the account: it is time to compare it with our books."""
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time."""
 PAID_WITHIN_MS = 10_000
 """The user stream tells funding within this time; then the account is compared once."""
 COMPARE_MS = 60_000
 """Longest time between comparisons of the account with our books; reading the settings counts as one."""
+LATE_ORDER_MS, COMPARE_LATE_MS = 120_000, 2_500
+"""The exchange may still execute an order for this long after it was concluded absent, or an order of an earlier engine
+that this one doesn't know; the user stream may not report it, so until then the account is compared so often."""
 SETTINGS_MS = 60_000
 """How often leverage, its bracket, margin type and modes are read, although no event says that they have changed."""
 FILTERS_MS, INEXACT_MS, REFUSED_MS = 60_000, 10_000, 1_000
@@ -46,6 +51,8 @@ class AccountWatch:
         self._is_user_up = True
         """Whether the user stream can report: it isn't known to be down."""
         self._read_at = self._trigger_passed_at = 0
+        self._late_from = -LATE_ORDER_MS
+        """From when on an order may execute that our books don't have, or had concluded absent, ms."""
         self._funding_due = self._funded_at = 0
         """The next funding time, and the last one that is over, ms."""
         self._settings_read_at = self._settings_asked_at = 0
@@ -124,9 +131,16 @@ class AccountWatch:
         """Note whether the price has passed a trigger that we believe unreached."""
         self._trigger_passed_at = (self._trigger_passed_at or now) if is_passed else 0
 
+    def expect_late_orders(self, since: int) -> None:
+        """Note that an order may execute that our books don't have, or had concluded absent at `since`, ms."""
+        self._late_from = max(self._late_from, since)
+
+    def _compare_after_ms(self, now: int) -> int:
+        return COMPARE_MS if _is_over(self._late_from, now, LATE_ORDER_MS) else COMPARE_LATE_MS
+
     def is_due(self, now: int) -> bool:
-        """Return whether to read the account: its last reading or that of its settings is old, a passed trigger was not
-        reported, or funding was paid, of which the position that paid it must know before it ends.
+        """Return whether to read the account: its last reading or that of its settings is old, an order may execute
+        late, a passed trigger was not reported, or funding was paid, of which the position must know before it ends.
 
         Never before the account was read for the first time.
         """
@@ -140,5 +154,5 @@ class AccountWatch:
             is_unreported
             or self._read_at < told_by <= now
             or _is_over(self._settings_asked_at, now, SETTINGS_MS)
-            or _is_over(self._read_at, now, COMPARE_MS)
+            or _is_over(self._read_at, now, self._compare_after_ms(now))
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from voltrade.account_watch import AccountWatch
+from voltrade.account_watch import COMPARE, AccountWatch
 from voltrade.background import is_cancelled
 from voltrade.ballast import NOT_STORED_TEXT, Ballast
 from voltrade.checkpoint import CHECKPOINT, Checkpoints
@@ -60,8 +60,6 @@ log = logging.getLogger(__name__)
 COMMIT_EVERY = 200
 """Rows after which the journal is committed even if no command waits for it."""
 
-COMPARE = "COMPARE"
-"""Reason for reading the account: it is time to compare it with our books."""
 
 RESTARTED = "RESTARTED"
 """Reason for reading the account: the engine comes back, and its position may lack its stop."""
@@ -372,6 +370,7 @@ class LiveTradingSystem:
             beside: what else a start wants; the session ends with an exception of it.
         """
         if restarted:
+            self._watch.expect_late_orders(self._clock())  # of the engine that was killed
             self._inbox.add(EngineRestarted(self._clock()), first=True)
         else:
             self._ballast.lay()  # now, not before the first entry, which it would delay
@@ -420,9 +419,10 @@ class LiveTradingSystem:
             await asyncio.sleep(IDLE_S)
 
     def _must_read_account(self) -> bool:
-        """Note whether the price has passed a trigger; return whether to read the account."""
+        """Return whether to read the account, by what the watch has noted and what our books say."""
         symbol_state, now = self.core.symbol_states[self._symbol], self._clock()
         self._watch.note_trigger(now, symbol_state.monitor.is_trigger_passed(symbol_state.pipeline.last_price))
+        self._watch.expect_late_orders(symbol_state.monitor.absent_at)
         return self._watch.is_due(now)
 
     async def _consume_until_finished(self, requests: asyncio.TaskGroup) -> set[asyncio.Task[None]]:

@@ -128,6 +128,8 @@ class OrderMonitor:
         self._reported_fees: set[str] = set()
         """What was told about fees in other assets."""
         self._last_answered = 0
+        self.absent_at = 0
+        """When an order was last concluded absent, ms; the exchange may still execute it."""
         """Number of the order whose reply came last."""
 
     # --- queries ---------------------------------------------------------------------------------------------------
@@ -394,6 +396,7 @@ class OrderMonitor:
         if is_absent and reply.time >= self._absent_from(order):
             self._absences[number] = self._absences.get(number, 0) + 1
             if self._absences[number] >= states.ABSENT_ANSWERS_NEEDED and number in self._unlisted:
+                self.absent_at = reply.time
                 return states.ABSENT
         return _OUTCOMES[reply.outcome]
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from voltrade.account_watch import AccountWatch
+from voltrade.account_watch import COMPARE, AccountWatch
 from voltrade.core import TradingCore
 from voltrade.errors import VenueError
 from voltrade.exchange.ports import OrderGateway
@@ -23,8 +23,8 @@ SNAPSHOT_AGAIN_S, SNAPSHOT_DOUBLINGS = 1.0, 2
 refusals doesn't use up the request weight that orders need."""
 
 QUICK_READINGS, READINGS_APART_S, MINUTE_S = 10, 3.0, 60.0
-"""So many readings within a minute follow each other at once, further ones at this distance: whatever asks for them,
-they use a third of the request weight at most."""
+"""So many whole readings within a minute follow each other at once, further ones at this distance: whatever asks for
+them, they use a third of the request weight at most."""
 
 
 class RestReads:
@@ -106,7 +106,8 @@ class RestReads:
         self.is_reading, failures = True, 0
         try:
             while True:
-                await self._wait_for_turn()
+                if command.reason != COMPARE:  # a comparison weighs little, and has an interval of its own
+                    await self._wait_for_turn()
                 self._read_again = ""
                 try:
                     snapshot = await (begun or self._execute(command))
@@ -128,7 +129,7 @@ class RestReads:
             self.is_reading = False
 
     async def _wait_for_turn(self) -> None:
-        """Wait where the account was read often within the last minute."""
+        """Wait where the whole account was read often within the last minute."""
         loop = asyncio.get_running_loop()
         self._begun = [begun for begun in self._begun if loop.time() - begun < MINUTE_S]
         if len(self._begun) >= QUICK_READINGS:

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from voltrade.account_watch import (
+    COMPARE_LATE_MS,
     COMPARE_MS,
     FILTERS_MS,
     INEXACT_MS,
+    LATE_ORDER_MS,
     PAID_WITHIN_MS,
     REFUSED_MS,
     REPORT_WITHIN_MS,
@@ -74,6 +76,19 @@ def test_the_account_is_compared_from_its_last_reading_on() -> None:
     watch.on_event(READ, 5_000)
     assert not watch.is_due(5_000 + COMPARE_MS - 1)
     assert watch.is_due(5_000 + COMPARE_MS)
+
+
+def test_the_account_is_compared_more_often_while_an_order_may_execute_late() -> None:
+    watch, begin = AccountWatch(), 10**9
+    watch.expect_late_orders(begin)
+    watch.expect_late_orders(begin - 1_000)  # an earlier one doesn't end the watch over a later one sooner
+    for read_at in (begin, begin + LATE_ORDER_MS - COMPARE_LATE_MS - 1):
+        watch.on_settings(read_at)
+        watch.on_event(READ, read_at)
+        assert not watch.is_due(read_at + COMPARE_LATE_MS - 1)
+        assert watch.is_due(read_at + COMPARE_LATE_MS)
+    watch.on_event(READ, begin + LATE_ORDER_MS - COMPARE_LATE_MS)
+    assert not watch.is_due(begin + LATE_ORDER_MS)
 
 
 def test_settings_that_a_reading_left_out_are_read_a_minute_after_they_were() -> None:

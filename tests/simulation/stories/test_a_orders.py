@@ -98,6 +98,16 @@ def test_a2_late_entry_that_finds_us_flat_is_protected() -> None:
     assert is_left_in_order(evidence)
 
 
+@pytest.mark.parametrize("late_s", [20, 50, 110])
+def test_a2_late_entry_that_no_stream_reports_is_protected(late_s: float) -> None:
+    """The same on a user stream that is silent from before the entry on: only a comparison can find the position."""
+    silent, waits = at(-1, "deaf", 140, category="private"), at(5, "operator", action="pause")
+    evidence = story(silent, waits, at(0, "late", late_s, on=ORDER), duration_s=140.0)
+    assert [row["time"] > when(evidence, late_s) for row in fills(evidence, "e")] == [True]
+    assert uncovered_s(evidence) <= 5
+    assert is_left_in_order(evidence)
+
+
 def test_a2_exit_executed_after_it_was_concluded_absent_is_booked() -> None:
     """An exit is swallowed, the stop closes the position, and a new entry fills; then the old exit closes that one."""
     falls = [(0.0, 80_000.0), (11.0, 80_000.0), (12.0, 79_700.0)]
