@@ -21,7 +21,9 @@ DECISIONS = (OrderIntent, Refusal, RoundTrip)
 
 
 def differences(plan: Plan, evidence: Evidence) -> list[str]:
-    """Return what session and backtest decided or filled differently, up to the session's last minute.
+    """Return what session and backtest decided or filled differently, up to the session's last minute, or up to the
+    first millisecond in which bars signal both sides and an entry is sent: the backtest's exchange answers that entry
+    before the next bar, which can then cancel it; a session has the answer after the block of trades.
 
     The backtest begins with the first trade that the session loaded: bars of the anchor `continuous` count from it.
     """
@@ -36,8 +38,9 @@ def differences(plan: Plan, evidence: Evidence) -> list[str]:
     instrument = shipped_instrument(config.session.symbol)
     engine = signal_engine_of(config, instrument)
     done = backtest(tape, config, engine, epoch="e0", begin_s=begin_s, path="events")
-    ours = _decisions([_fact(row) for row in evidence.journals[0]], evidence)
-    theirs = _decisions(done.facts, evidence)
+    facts = [_fact(row) for row in evidence.journals[0]]
+    end = _both_sides_at(facts, evidence) if config.exits.exit_on_opposite_signal else evidence.quiet
+    ours, theirs = _decisions(facts, evidence.opened, end), _decisions(done.facts, evidence.opened, end)
     if ours == theirs:
         return []
     pairs = zip(ours + [None] * len(theirs), theirs + [None] * len(ours), strict=False)
@@ -50,12 +53,18 @@ def _fact(row: Any) -> Any:
     return journal_rows.decode(row.kind, journal_rows.encode_json(row.body))
 
 
-def _decisions(facts: list[Any], evidence: Evidence) -> list[Any]:
-    """Intents, refusals, round trips and fills of the time in which both traded, in the order of time.
+def _both_sides_at(facts: list[Any], evidence: Evidence) -> int:
+    """Return the first millisecond with an entry and a signal of the other side, or when it goes quiet."""
+    entries = {(fact.time, fact.order.side) for fact in facts if isinstance(fact, OrderIntent) and fact.purpose == "e"}
+    signals = ((fact.time, -fact.side) for fact in facts if isinstance(fact, Refusal))
+    return min((time for time, other in signals if (time, other) in entries), default=evidence.quiet)
+
+
+def _decisions(facts: list[Any], begin: int, end: int) -> list[Any]:
+    """Intents, refusals, round trips and fills from begin to end, in the order of time.
 
     What happens in one millisecond has no order; a bar's number in the run depends on how many were loaded before.
     """
-    begin, end = evidence.opened, evidence.quiet
     kept = [fact for fact in facts if isinstance(fact, DECISIONS) or (isinstance(fact, OrderUpdate) and fact.trade_id)]
     plain = [
         replace(fact, filled_notional=0) if isinstance(fact, OrderUpdate) else replace(fact, bar_number=0)
