@@ -469,7 +469,7 @@ class TradingCore:
         outputs = switch_rules(self.symbol_states.values(), command)
         if command.action == "resume":
             if not self.end_reason:  # a session that ends enters nothing more
-                row["paused"] = NONE
+                row["paused"], row["stopped_at"] = NONE, 0
             for symbol_state in self.symbol_states.values():
                 symbol_state.monitor.halt_reason = ""
         if breaker is None:

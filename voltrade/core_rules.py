@@ -167,6 +167,22 @@ def after_orders(account: Record, symbols: Rows, index: int, before: int) -> Non
         update_breaker(account, risk.HOLD, risk.CANCEL)
         symbol.halt_applied, symbol.halt_wanted = symbol.halt_wanted, 0
     apply_breaker_actions(account, symbols, since)
+    _close_if_flattened(account, symbol)
+
+
+@compiled_part
+def _close_if_flattened(account: Record, symbol: Record) -> None:
+    """Close a position that opened although positions are closed now: its entry was executed late.
+
+    A breaker rule in force flattens, or the operator or the end of the session has flattened, and nobody has resumed.
+    """
+    if not symbol.has_position or symbol.position.closing_reason != states.NONE:
+        return
+    for rule in range(len(account.holds)):
+        if account.holds[rule]["in_force"] and account.holds[rule]["action"] == risk.FLATTEN:
+            position_rules.close_position(account, symbol, account.now, rule)
+    if account.paused != states.NONE and account.stopped_at and not account.keep_position:
+        position_rules.close_position(account, symbol, account.now, account.paused)
 
 
 @compiled_part

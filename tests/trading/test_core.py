@@ -413,6 +413,50 @@ def test_resume_lets_entries_again_after_a_flatten_that_ends_nothing() -> None:
     assert core.paused == ""
 
 
+def _late_entry(core: TradingCore, before: list[Operator]) -> list[tuple[str, str]]:
+    """Fill an entry that was over, after commands; return purpose and reason of what is sent then."""
+    core.handle(StreamStatus(2, "user", True))
+    core.handle(a_snapshot())
+    [symbol_state] = core.symbol_states.values()
+    [intent] = enter(symbol_state.monitor, 3, Side.BUY, 10)
+    assert isinstance(intent, OrderIntent)
+    over = OrderUpdate(4, "BTCUSDT", intent.order.client_order_id, 1, Side.BUY, OrderType.MARKET, "EXPIRED", "E", 10, 0)
+    core.handle(over)
+    for command in before:
+        core.handle(command)
+    late = replace(over, status="FILLED", execution="TRADE", filled=10, time=9, trade_id=1, last_quantity=10)
+    _, outputs = core.handle(replace(late, last_price=1_000))
+    return [(str(o.purpose), o.reason) for o in outputs if isinstance(o, OrderIntent)]
+
+
+@pytest.mark.parametrize(
+    ("commands", "closed"),
+    [
+        (["flatten"], True),
+        (["flatten", "pause"], True),
+        (["flatten", "resume"], False),
+        (["flatten", "resume", "pause"], False),
+        (["protect"], False),
+        (["pause"], False),
+        (["halt"], False),
+        ([], False),
+    ],
+)
+def test_an_entry_that_executes_after_positions_were_flattened_is_closed(commands: list[Any], closed: bool) -> None:
+    sent = _late_entry(a_core(), [Operator(5 + n, action, action) for n, action in enumerate(commands)])
+    assert [reason for purpose, reason in sent if purpose == "x"] == ([commands[-1]] if closed else [])
+    assert [purpose for purpose, _ in sent if purpose == "s"] == ["s"]  # until it is closed
+
+
+def test_an_entry_that_executes_while_a_breaker_rule_flattens_is_closed() -> None:
+    core = a_core()
+    core.handle(StreamStatus(1, "user", True))
+    core.handle(a_snapshot())
+    hold = core._books.account["holds"][risk.RULES.index("DAILY_LOSS")]
+    hold["in_force"], hold["action"], hold["release_at"] = True, risk.FLATTEN, NEVER
+    assert [reason for purpose, reason in _late_entry(core, []) if purpose == "x"] == ["DAILY_LOSS"]
+
+
 @pytest.mark.parametrize("action", ["halt", "reduce", "flatten", "pause"])
 def test_commands_before_an_account_is_taken_over_are_kept_too(action: Any) -> None:
     """Fault case F5: what the last run left in hand is what `flatten` is for."""
