@@ -26,7 +26,7 @@ EVERY_TRADES = 50_000
 CHECKPOINT = "Checkpoint"
 """Kind of the journal's rows."""
 
-NOT_KEPT = {
+OMITTED_ATTRIBUTES = {
     "TradingCore": {"config", "symbol_states", "_books", "_answers", "_signal", "_wallet"},
     "WalletCheck": set(),
     "AccountBooks": {"_accounts", "_symbols", "_events", "account", "symbols", "breaker", "monitors", "_step"},
@@ -41,7 +41,8 @@ NOT_KEPT = {
     "AccountCheck": {"_register"},
     "OrderOutputs": {"_register", "_books", "_gates", "_symbol", "_working_type"},
 }
-"""Attributes that are made from settings, are arrays (kept apart), or refer to other objects. All others are kept."""
+"""Attributes that a checkpoint omits, by class: made from settings, arrays (stored apart), or references to other objects.
+All others are stored."""
 
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (OrderRow, PositionRow, Operator, Filters)}
 
@@ -176,7 +177,7 @@ def _arrays(core: TradingCore) -> Iterator[tuple[str, Rows]]:
 
 
 def _attributes(part: object) -> dict[str, Any]:
-    left_out = NOT_KEPT[type(part).__name__]
+    left_out = OMITTED_ATTRIBUTES[type(part).__name__]
     return {name: _plain(value) for name, value in vars(part).items() if name not in left_out}
 
 

@@ -101,7 +101,7 @@ def same(first: TradingCore, second: TradingCore) -> bool:
 
 
 def test_a_core_keeps_nothing_that_a_checkpoint_cannot(path: Path) -> None:
-    """A new attribute that is no plain value is said to be kept apart in `NOT_KEPT`, or refused here."""
+    """A new attribute that is no plain value is named in `OMITTED_ATTRIBUTES`, or refused here."""
     core = replay(path).core
     assert core is not None
     core.symbol_states["BTCUSDT"].monitor.news = object()  # type: ignore[attr-defined]
