@@ -41,8 +41,8 @@ OMITTED_ATTRIBUTES = {
     "AccountCheck": {"_register"},
     "OrderOutputs": {"_register", "_books", "_gates", "_symbol", "_working_type"},
 }
-"""Attributes that a checkpoint omits, by class: made from settings, arrays (stored apart), or references to other objects.
-All others are stored."""
+"""Attributes that a checkpoint omits, by class: made from settings, arrays (stored apart), or references to other
+objects. All others are stored."""
 
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (OrderRow, PositionRow, Operator, Filters)}
 

@@ -157,7 +157,7 @@ class TradingCore:
         symbol_state = SymbolState(instrument, BarPipeline(instrument, config.bars, engine), engine, monitor, index)
         symbol_state.expected_range = expected_range(config.bars)
         row = self._books.symbols[index]
-        row["limits"] = risk.limits_of(config, instrument)
+        row["limits"] = risk.limits_from_settings(config, instrument)
         row["gate_inputs"]["market_stream_up"], row["gate_inputs"]["symbol_changed"] = True, symbol_state.is_blocked
         return symbol_state
 
@@ -401,7 +401,7 @@ class TradingCore:
             self._wallet.note_agreement(snapshot.time, snapshot.wallet)
             books.breaker = CircuitBreaker(self.config.risk, snapshot.time, snapshot.wallet, books.breaker_rows)
         told = symbol_state.note_bracket(snapshot, self.config.risk)
-        books.symbols[symbol_state.index]["limits"] = symbol_state.limits_of(self.config, snapshot.taker_fee_e8)
+        books.symbols[symbol_state.index]["limits"] = symbol_state.current_limits(self.config, snapshot.taker_fee_e8)
         if session.duration_s and session.on_duration_end != "carry_on" and row["end_at"] == NEVER:
             row["end_at"] = snapshot.time + milliseconds(session.duration_s)
         early, self._early = self._early, []

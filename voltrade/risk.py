@@ -128,7 +128,7 @@ def new_gate_inputs() -> Rows:
     return inputs
 
 
-def limits_of(config: Config, instrument: Instrument, taker_fee_e8: int | None = None) -> Rows:
+def limits_from_settings(config: Config, instrument: Instrument, taker_fee_e8: int | None = None) -> Rows:
     """Return the row of LIMITS that follows from settings and filters.
 
     `taker_fee_e8` is the fee that the exchange reports (`Snapshot.taker_fee_e8`); None means the fee of the settings.

@@ -88,9 +88,9 @@ class SymbolState:
             row["last_exit_bar"] += np.searchsorted(pipeline.bars["close_time"][exited:], row["last_exit_time"])
         row["bars"], row["last_price"], row["price_time"] = pipeline.count, pipeline.last_price, pipeline.last_time
 
-    def limits_of(self, config: Config, taker_fee_e8: int) -> Rows:
+    def current_limits(self, config: Config, taker_fee_e8: int) -> Rows:
         """Return the row of `risk.LIMITS` by settings, fee, filters and leverage bracket."""
-        limits = risk.limits_of(config, self.instrument, taker_fee_e8)
+        limits = risk.limits_from_settings(config, self.instrument, taker_fee_e8)
         limit_by(self.filters, limits[0])
         limits[0]["bracket_notional"] = self.max_notional or NEVER
         return limits

@@ -718,7 +718,7 @@ def test_a_saved_state_of_another_version_is_refused_by_name(version: Any) -> No
 
 def test_the_first_gate_in_the_order_given_refuses() -> None:
     """The order is that of `core.GATES`, whatever gates would refuse too."""
-    facts, limits = risk.new_gate_inputs(), risk.limits_of(Config.from_parameters(), an_instrument())
+    facts, limits = risk.new_gate_inputs(), risk.limits_from_settings(Config.from_parameters(), an_instrument())
     facts["paused"] = True
     for gates, first in (
         ((risk.SIZE_TOO_SMALL, risk.PAUSED), 0),

@@ -20,7 +20,7 @@ from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange
 from voltrade.oms import OrderMonitor
 from voltrade.records import BREAKER_UPDATED, Event
-from voltrade.risk import CircuitBreaker, limits_of, new_gate_inputs, position_size, stop_out_cost
+from voltrade.risk import CircuitBreaker, limits_from_settings, new_gate_inputs, position_size, stop_out_cost
 
 DAY = 20_000 * DAY_MS
 NOON = DAY + DAY_MS // 2
@@ -42,7 +42,7 @@ def plain(rule, *arguments):
 def limits(**parameters) -> risk.Rows:
     """BTCUSDT: tick 0.10, step 0.001, so one lot at one tick is 0.0001 USDT; no costs unless given."""
     chosen = {"taker_fee": 0, "slippage_bps": 0.0, "min_stop_bps": 0.0, **parameters}
-    return limits_of(Config.from_parameters(chosen), an_instrument())
+    return limits_from_settings(Config.from_parameters(chosen), an_instrument())
 
 
 def facts(price="50000.0", stop="500.0", wallet=10_000, **other) -> risk.Rows:
@@ -147,7 +147,7 @@ def test_shortest_stop_is_three_ticks_of_the_exchange():
 
 def test_size_below_the_least_quantity_is_nothing():
     # 50 / 500 = 0.1 coin = 100 lots
-    bounds = [limits_of(Config(), an_instrument(min_quantity=least), 0) for least in (100, 101)]
+    bounds = [limits_from_settings(Config(), an_instrument(min_quantity=least), 0) for least in (100, 101)]
     for row in bounds:
         row["slippage_e8"] = 0
     assert [position_size(facts(), row) for row in bounds] == [100, 0]
@@ -155,13 +155,13 @@ def test_size_below_the_least_quantity_is_nothing():
 
 def test_the_fee_that_the_exchange_states_goes_before_the_setting():
     config = Config.from_parameters(taker_fee=Decimal("0.0005"))
-    assert limits_of(config, an_instrument())[0]["fee_e8"] == 50_000
-    assert limits_of(config, an_instrument(), 40_000)[0]["fee_e8"] == 40_000
+    assert limits_from_settings(config, an_instrument())[0]["fee_e8"] == 50_000
+    assert limits_from_settings(config, an_instrument(), 40_000)[0]["fee_e8"] == 40_000
 
 
 def test_capital_beyond_64_bits_is_refused():
     largest = Config.from_parameters(capital=10**9, max_notional_multiple=20.0)
-    assert limits_of(largest, an_instrument())[0]["capital"] * 20 < 2**63
+    assert limits_from_settings(largest, an_instrument())[0]["capital"] * 20 < 2**63
     with pytest.raises(ConfigError, match=r"capital: .* less than or equal to 1000000000, was 1000000001"):
         Config.from_parameters(capital=1_000_000_001)
 
@@ -191,7 +191,7 @@ def sized_entries(draw):
     row = facts(price=price, stop_ticks=draw(st.integers(1, max(1, price // 2))), wallet=0)
     row[0]["price"], row[0]["wallet"] = price, wallet
     row[0]["available"] = wallet * draw(st.integers(0, 100)) // 100
-    return row, limits_of(config, instrument, draw(st.integers(0, 200_000)))
+    return row, limits_from_settings(config, instrument, draw(st.integers(0, 200_000)))
 
 
 @given(sized_entries())

@@ -87,7 +87,7 @@ def initial_state(config: Config, instrument: Instrument, start: int, is_brief: 
     loop_records.set_constants(sim)
     settings = state["settings"] = _settings(config, instrument, is_brief)
     new_symbol(symbol, 0, instrument, config.exits, config.execution)
-    symbol["limits"] = risk.limits_of(config, instrument, int(settings["taker_fee_e8"][0]))
+    symbol["limits"] = risk.limits_from_settings(config, instrument, int(settings["taker_fee_e8"][0]))
     symbol["limits"]["bracket_notional"] = settings["largest_notional"]
     symbol["gate_inputs"]["market_stream_up"] = symbol["gate_inputs"]["user_stream_up"] = True
     symbol["reconciled"] = True
