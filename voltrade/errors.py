@@ -5,7 +5,7 @@
     ├── DataError        a tape, an archive or a message is invalid
     ├── JournalError     the journal is of another run, or can't be written
     │   └── DamagedJournal   it can't be read any more
-    ├── VenueError       the exchange answered in a way that makes it unsafe to continue
+    ├── ExchangeError    the exchange can't be reached, refuses a request, or its answer or events can't be used
     └── SessionError     the engine couldn't be started or reached, or ended with an error
 
 Each message names the field, the rule and the value. A refused order is no exception: a refusal by a gate is a
@@ -35,8 +35,11 @@ class DamagedJournal(JournalError):
     """The journal's file is gone, cut short, or has other bytes than were written: rows are lost."""
 
 
-class VenueError(VoltradeError):
-    """The exchange answered in a way that makes it unsafe to continue."""
+class ExchangeError(VoltradeError):
+    """The exchange can't be reached, refuses a request, or its answer or events can't be used.
+
+    Raised for Binance and for the simulated venue alike.
+    """
 
 
 class SessionError(VoltradeError):

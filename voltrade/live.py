@@ -19,7 +19,7 @@ from voltrade.background import is_cancelled
 from voltrade.ballast import NOT_STORED_TEXT, Ballast
 from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.core import TradingCore
-from voltrade.errors import JournalError, VenueError
+from voltrade.errors import ExchangeError, JournalError
 from voltrade.exchange.ports import Feed, OrderGateway
 from voltrade.inbox import Inbox
 from voltrade.journal import Journal
@@ -312,7 +312,7 @@ class LiveTradingSystem:
             since = symbol_state.monitor.agreed_trade_id
             snapshot = await self._gateway.snapshot(command.symbol, since, settings)
             return await completed(snapshot, self.core, self._gateway)
-        except VenueError:
+        except ExchangeError:
             if settings:
                 self._watch.on_settings(0)
             raise
@@ -336,7 +336,7 @@ class LiveTradingSystem:
         """Send a command; the filters that an order is refused for are read before the tape goes on."""
         answer = await self._execute(command)
         if _is_about_filters(answer):
-            with suppress(VenueError):
+            with suppress(ExchangeError):
                 self.rest_reads.on_filters(await self._gateway.filters(self._symbol))
         return answer
 
@@ -395,7 +395,7 @@ class LiveTradingSystem:
         """Maintain the streams and compare the account from time to time, beside the loop: no order waits for it.
 
         Raises:
-            VenueError: an event may be lost, so trading must not go on.
+            ExchangeError: an event may be lost, so trading must not go on.
         """
         while not self.core.finished:
             try:
@@ -408,7 +408,7 @@ class LiveTradingSystem:
                 if self._watch.are_filters_due(self._clock()):
                     requests.create_task(self.rest_reads.filters())
                 await feed.maintain(self._clock())
-            except VenueError:
+            except ExchangeError:
                 raise
             except asyncio.CancelledError:
                 if is_cancelled():

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from voltrade.errors import SessionError, VenueError
+from voltrade.errors import ExchangeError, SessionError
 from voltrade.exchange.ports import Feed
 from voltrade.inbox import Inbox, TradeRow
 from voltrade.model import Answer, Command, Event, MarkPrice, Segment, StreamStatus, Trades
@@ -103,7 +103,7 @@ class Lockstep:
         for _ in range(SNAPSHOT_TRIES - 1):
             try:
                 return await self._hooks.execute(command)
-            except VenueError as error:
+            except ExchangeError as error:
                 log.warning("the account could not be read: %s", error)
                 await asyncio.sleep(SNAPSHOT_AGAIN_S)
         return await self._hooks.execute(command)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from voltrade.account_watch import COMPARE, AccountWatch
 from voltrade.core import TradingCore
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.ports import OrderGateway
 from voltrade.inbox import Inbox
 from voltrade.model import USER_STREAM_UP, Event, Instrument, Snapshot, TakeSnapshot
@@ -80,7 +80,7 @@ class RestReads:
         self._watch.on_filters(self._clock())
         try:
             self.on_filters(await self._gateway.filters(self._symbol))
-        except VenueError as error:
+        except ExchangeError as error:
             log.warning("the filters could not be read: %s", error)
         finally:
             self._is_reading_filters = False
@@ -111,7 +111,7 @@ class RestReads:
                 self._read_again = ""
                 try:
                     snapshot = await (begun or self._execute(command))
-                except VenueError as error:
+                except ExchangeError as error:
                     begun = None
                     log.warning("the account could not be read: %s", error)
                     if self._core.finished:
@@ -155,6 +155,6 @@ async def completed(snapshot: Snapshot, core: TradingCore, gateway: OrderGateway
         fills = (replace(fill, client_order_id=names.get(fill.order_id, "")) for fill in snapshot.fills)
         snapshot = replace(snapshot, fills=tuple(fills))
     if core.income_since:
-        with suppress(VenueError):
+        with suppress(ExchangeError):
             snapshot = replace(snapshot, income=await gateway.income(symbol, core.income_since))
     return snapshot

@@ -21,7 +21,7 @@ from support.phone import Phone
 from voltrade.engine import guardian, heartbeat
 from voltrade.engine.guardian import Crash, Restarts
 from voltrade.engine.heartbeat import Heartbeat
-from voltrade.errors import JournalError, SessionError, VenueError
+from voltrade.errors import ExchangeError, JournalError, SessionError
 from voltrade.journal import Journal
 from voltrade.runs import run_file
 from voltrade.runs.account_lock import AccountInUse
@@ -426,7 +426,7 @@ def test_an_exchange_that_cannot_be_reached_is_no_exception_of_the_engine(
 ) -> None:
     ours, beat = pair
     ours.setblocking(False)
-    beat.report(VenueError("no answer"))
+    beat.report(ExchangeError("no answer"))
     with pytest.raises(BlockingIOError):
         ours.recv(100)
 

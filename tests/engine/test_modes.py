@@ -14,7 +14,7 @@ from voltrade.engine import modes
 from voltrade.engine.clocks import MAX_OFFSET_MS, WallClock
 from voltrade.engine.modes import Known, first_contact
 from voltrade.engine.permission import Permission
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.binance import Endpoint
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import Instrument
@@ -60,7 +60,7 @@ class Exchange:
         self.asked += 1
         self.failures -= 1
         if self.failures >= 0:
-            raise VenueError("nobody answers")
+            raise ExchangeError("nobody answers")
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_knows_its_filters_and_asks_for_none() -> None:
     exchange, known = Exchange(failures=3), an_instrument("BTCUSDT")
     assert asyncio.run(first_contact(exchange, Machine().clock(), "BTCUSDT", known)) is known  # type: ignore[arg-type]
     assert (exchange.used, exchange.asked) == (known, 0)
-    with pytest.raises(VenueError, match="nobody answers"):
+    with pytest.raises(ExchangeError, match="nobody answers"):
         asyncio.run(first_contact(exchange, Machine().clock(), "BTCUSDT"))  # type: ignore[arg-type]
 
 

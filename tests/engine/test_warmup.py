@@ -15,7 +15,7 @@ from voltrade.bar_pipeline import BarPipeline
 from voltrade.config import Config
 from voltrade.data.synthetic import synthetic_market
 from voltrade.engine.warmup import MAX_CATCH_UP, Loader, Progress
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.messages import TradeRow
 from voltrade.model import NEVER, History, Trades
 from voltrade.signal_engine import SignalEngine
@@ -55,7 +55,7 @@ class Exchange:
         self.pages += 1
         if self.failures:
             self.failures -= 1
-            raise VenueError("HTTP 502")
+            raise ExchangeError("HTTP 502")
         first = int(np.searchsorted(self.seen.id, from_id) if start is None else np.searchsorted(self.seen.time, start))
         return list(self.seen[first : first + limit].rows())
 
@@ -179,5 +179,5 @@ def test_a_page_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -
     exchange = Exchange(30_000, failures=3)
     history, _ = load(exchange, config, known_id=int(TAPE.id[28_999]))
     assert (len(history.trades), exchange.pages) == (1_000, 4)
-    with pytest.raises(VenueError, match="502"):
+    with pytest.raises(ExchangeError, match="502"):
         load(Exchange(30_000, failures=4), config, known_id=int(TAPE.id[28_999]))

@@ -13,7 +13,7 @@ from test_binance import a_harness, an_intent
 
 from voltrade.config import Config
 from voltrade.engine.modes import reach
-from voltrade.errors import ConfigError, VenueError
+from voltrade.errors import ConfigError, ExchangeError
 from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, Endpoint, connect, endpoint_of, exchange_of
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
@@ -78,7 +78,7 @@ def test_a_redirect_is_never_followed_and_refuses_the_order(status: int, elsewhe
             reply = await harness.rest.submit(an_intent())
             assert (reply.outcome, reply.code) == (Outcome.REFUSED, REDIRECTED)
             assert reply.text.startswith(f"HTTP {status}: redirected to 127.0.0.1, which is not followed")
-            with pytest.raises(VenueError, match=r"redirected to 127\.0\.0\.1, which is not followed"):
+            with pytest.raises(ExchangeError, match=r"redirected to 127\.0\.0\.1, which is not followed"):
                 await harness.rest.read("fapiPrivateV3GetAccount")
             assert [each.path for each in harness.fake.asked[asked:]] == ["/fapi/v1/order", "/fapi/v3/account"]
         assert stranger.heard == []
@@ -205,7 +205,7 @@ def test_requests_and_websockets_go_through_the_proxy(monkeypatch: pytest.Monkey
         monkeypatch.setenv("HTTPS_PROXY", stranger.address.replace("//", "//me:hidden@"))
         exchange = connect(DEMO, Credentials(KEY, "secret"), lambda: 1, 5_000)
         try:
-            with pytest.raises(VenueError, match="not sent: ClientHttpProxyError") as error:
+            with pytest.raises(ExchangeError, match="not sent: ClientHttpProxyError") as error:
                 await BinanceRestClient(exchange).clock_offset()
             with pytest.raises(Exception, match="403") as closed:
                 await exchange.watch("wss://demo-fstream.binance.com/market/ws/0", "market", None, "market")

@@ -19,7 +19,7 @@ from test_messages import ACCOUNT, ALGO, ALGO_ORDER, FILL, MARK, ORDER, USER_TRA
 
 from voltrade.config import Config
 from voltrade.engine.modes import reach
-from voltrade.errors import ConfigError, VenueError
+from voltrade.errors import ConfigError, ExchangeError
 from voltrade.exchange import streams
 from voltrade.exchange.account_reader import FEES_MS
 from voltrade.exchange.binance import (
@@ -397,7 +397,7 @@ def test_nothing_is_sent_while_the_exchange_blocks_requests(answer: Say, blocked
         assert "not sent: the exchange blocks requests for 1 ms" in stop.text
         lookup = await harness.rest.lookup(LookupOrder(1, "BTCUSDT", "vt-1e1", False, ""))
         assert lookup.outcome is Outcome.UNKNOWN
-        with pytest.raises(VenueError, match="blocks requests"):
+        with pytest.raises(ExchangeError, match="blocks requests"):
             await harness.rest.snapshot("BTCUSDT", 0)
         assert len(harness.fake.asked) == before
         harness.clock.now = start + blocked_ms
@@ -423,7 +423,7 @@ def test_no_secret_comes_out_in_a_text() -> None:
         # The HTTP library asks twice when a kept connection is cut.
         for answers in ([Say(abort=True)] * 2, [Say(502, f"{KEY} listenKey=listen1")]):
             harness.fake.will("GET", "/fapi/v1/aggTrades", *answers)
-            with pytest.raises(VenueError) as failure:
+            with pytest.raises(ExchangeError) as failure:
                 await harness.rest.agg_trades("BTCUSDT")
             assert KEY not in str(failure.value)
             assert "listen1" not in str(failure.value)
@@ -707,7 +707,7 @@ def test_an_account_that_cannot_be_read_whole_is_no_account(path: str, answer: S
     async def story(harness: Harness) -> None:
         open_account(harness.fake)
         harness.fake.will("GET", path, answer, answer)  # the HTTP library asks twice when a kept connection is cut
-        with pytest.raises(VenueError):
+        with pytest.raises(ExchangeError):
             await harness.rest.snapshot("BTCUSDT", 0)
 
     on_a_harness(story)
@@ -733,7 +733,7 @@ def test_an_account_without_a_name_of_its_own_is_refused(answer: Say) -> None:
 
     async def story(harness: Harness) -> None:
         harness.fake.will("GET", BALANCE, answer)
-        with pytest.raises(VenueError):
+        with pytest.raises(ExchangeError):
             await harness.rest.account_name()
 
     on_a_harness(story)
@@ -770,7 +770,7 @@ def test_account_settings_that_are_so_already_are_fine_and_others_must_work() ->
         assert harness.fake.orders("/fapi/v1/marginType")[0]["marginType"] == "ISOLATED"
         assert harness.fake.orders("/fapi/v1/leverage")[0]["leverage"] == "7"
         harness.fake.will("POST", "/fapi/v1/leverage", error(-4028, "Leverage is not valid"))
-        with pytest.raises(VenueError, match="Leverage is not valid, code -4028"):
+        with pytest.raises(ExchangeError, match="Leverage is not valid, code -4028"):
             await harness.rest.apply_account_settings("BTCUSDT", 7, "isolated")
 
     on_a_harness(story)
@@ -1397,7 +1397,7 @@ def ignore(*_: object) -> None:
 def test_streams_that_do_not_come_up_are_named(spoil: Callable[[FakeBinance], None], down: str) -> None:
     async def story(harness: Harness) -> None:
         spoil(harness.fake)
-        with pytest.raises(VenueError, match=f"streams must be up within 0.5 s, were not: {down}"):
+        with pytest.raises(ExchangeError, match=f"streams must be up within 0.5 s, were not: {down}"):
             await a_manager(harness, ignore, ignore).start(0.5)
         assert len(asyncio.all_tasks()) < 30
 
@@ -1417,7 +1417,7 @@ def test_a_callback_that_fails_when_a_stream_is_lost_stops_the_show(stream: str)
         await manager.start(5.0)
         harness.fake.cut(stream)
         await until(lambda: harness.exchange.frame_handler_failure)
-        with pytest.raises(VenueError, match="an event could not be handled: RuntimeError"):
+        with pytest.raises(ExchangeError, match="an event could not be handled: RuntimeError"):
             await manager.maintain(1_000)
         await manager.stop()
 
@@ -1429,7 +1429,7 @@ def test_a_supervisor_that_fails_stops_the_show(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(streams, "RECONNECT_DELAYS_S", ())
         feed.fake.cut("market")
         await until(lambda: feed.exchange.frame_handler_failure)
-        with pytest.raises(VenueError, match="could not be handled: IndexError"):
+        with pytest.raises(ExchangeError, match="could not be handled: IndexError"):
             await feed.manager.maintain(1_000)
 
     on_a_feed(story)
@@ -1444,7 +1444,7 @@ def test_a_callback_that_fails_stops_the_show() -> None:
         await manager.start(5.0)
         await harness.fake.trade(1)
         await until(lambda: harness.exchange.frame_handler_failure)
-        with pytest.raises(VenueError, match="an event could not be handled: RuntimeError"):
+        with pytest.raises(ExchangeError, match="an event could not be handled: RuntimeError"):
             await manager.maintain(1_000)
         await manager.stop()
 

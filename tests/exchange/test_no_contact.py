@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
@@ -27,7 +27,7 @@ async def ask(rest: str) -> tuple[Any, Any]:
     client = BinanceRestClient(exchange)
     client.use(shipped_instrument("BTCUSDT"))
     try:
-        with pytest.raises(VenueError):
+        with pytest.raises(ExchangeError):
             await client.snapshot("BTCUSDT", 0)
         return await client.submit(ENTRY), await client.lookup(LOOKUP)
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fake_binance import EXCHANGE_INFO, FakeBinance, Say, error
 
-from voltrade.errors import DataError, VenueError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.trading_hours import TradingHours, schedule_of
 
@@ -45,7 +45,7 @@ def statuses(times: list[int], schedule: Any = SCHEDULE, **changed: str) -> tupl
         asked.append(call)
         told = schedule(now[0]) if callable(schedule) else schedule
         if told is None:
-            raise VenueError("out of reach")
+            raise ExchangeError("out of reach")
         return told
 
     async def story() -> list[tuple[str, int]]:

@@ -50,7 +50,7 @@ SETTLED_MS = 10_000
 """What is older than this is no longer on its way."""
 RESUMED_MS = 60_000
 """After faults stop, trading goes on within this time, or says why not."""
-UNREACHED = "VenueError"
+UNREACHED = "ExchangeError"
 """How the reason of an engine begins that could not reach the exchange."""
 EARLY_MS = 5_000
 """How much before its time a session may end: its clock begins with the first snapshot."""

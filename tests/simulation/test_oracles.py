@@ -433,7 +433,7 @@ def failed_at_the_end(found: Evidence) -> Evidence:
 
 def failed_start(found: Evidence) -> Evidence:
     """A start that found nobody at the exchange, before the one that traded."""
-    first = Life(found.opened, found.opened + 1_000, "failed", "VenueError: fapiPublicGetExchangeInfo: no answer")
+    first = Life(found.opened, found.opened + 1_000, "failed", "ExchangeError: fapiPublicGetExchangeInfo: no answer")
     return replace(found, lives=[first, *found.lives])
 
 

@@ -19,7 +19,7 @@ from voltrade import journal, live
 from voltrade.ballast import BALLAST, NOT_STORED_TEXT, Ballast
 from voltrade.config import Config
 from voltrade.core import TradingCore
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.journal import Journal, read
 from voltrade.live import LiveTradingSystem
 from voltrade.model import (
@@ -469,9 +469,9 @@ def test_upkeep_that_fails_is_tried_again_and_trading_goes_on(session: Session) 
 
 def test_an_event_that_was_lost_ends_the_session(session: Session) -> None:
     async def lost() -> None:
-        raise VenueError("an event could not be handled")
+        raise ExchangeError("an event could not be handled")
 
-    with pytest.raises(VenueError, match="could not be handled"):
+    with pytest.raises(ExchangeError, match="could not be handled"):
         asyncio.run(asyncio.wait_for(session.system.run_wall(Feed(lost)), 20))
     session.journal.close()
 

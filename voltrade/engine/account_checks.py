@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from voltrade.config import Config, milliseconds
 from voltrade.engine.checks import Check, rounded
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.account_facts import (
     AccountFacts,
     KeyRights,
@@ -56,7 +56,7 @@ async def account_checks(
         last: The state that the account's last run ended in; it explains a position.
 
     Raises:
-        VenueError: The account could not be read.
+        ExchangeError: The account could not be read.
     """
     facts = await account_facts(rest)
     symbol = await symbol_facts(rest, instrument.symbol)
@@ -78,7 +78,7 @@ async def rights_check(rest: BinanceRestClient, is_told: bool, config: Config) -
         return Check("key rights", "not told by this exchange; an address list at Binance is advised")
     try:
         return rights(await key_rights(rest))
-    except VenueError as error:
+    except ExchangeError as error:
         return Check(
             "key rights", f"unknown: {error}", "readable, or -p allow_unchecked True", config.session.allow_unchecked
         )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.binance import BinanceRestClient
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class WallClock:
 
     async def sync(self, rest: BinanceRestClient) -> None:
         """Use the exchange's time where the machine's clock is wrong; keep the machine's if it can't be read."""
-        with suppress(VenueError):
+        with suppress(ExchangeError):
             self.correct(await rest.clock_offset())
 
     def correct(self, ahead_ms: int) -> bool:

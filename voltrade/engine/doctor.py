@@ -21,7 +21,7 @@ from voltrade.engine.modes import Wiring, reach
 from voltrade.engine.notifier import Notifier
 from voltrade.engine.permission import permit
 from voltrade.engine.preflight import notifications, preflight
-from voltrade.errors import ConfigError, DataError, SessionError, VenueError, VoltradeError
+from voltrade.errors import ConfigError, DataError, ExchangeError, SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.runs.ledger_file import accounts_home
 
@@ -75,7 +75,7 @@ async def _bars_a_day(wiring: Wiring) -> Check:
         ]
         given = "threshold" in config.bars.model_fields_set
         threshold = config.bars.threshold if given else symbol_threshold(config).threshold
-    except (ConfigError, VenueError) as error:
+    except (ConfigError, ExchangeError) as error:
         return Check("bars a day", f"unknown: {error}")
     found = bars_by_days(days, threshold, instrument.step_size, config) if days else "unknown: no whole day is told"
     return Check("bars a day", found)

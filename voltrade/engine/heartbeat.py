@@ -15,7 +15,7 @@ from pathlib import Path
 
 from voltrade.compiled import is_compiling
 from voltrade.engine.guardian import GUARDIAN
-from voltrade.errors import ConfigError, SessionError, VenueError, VoltradeError
+from voltrade.errors import ConfigError, ExchangeError, SessionError, VoltradeError
 from voltrade.runs.account_lock import AccountInUse
 
 EVERY_S = 0.5
@@ -99,7 +99,7 @@ class Heartbeat:
 
         An exchange that can't be reached is no fault of the engine: it is not told.
         """
-        if isinstance(error, VenueError):
+        if isinstance(error, ExchangeError):
             return
         frames = traceback.extract_tb(error.__traceback__)
         place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -25,7 +25,7 @@ from voltrade.engine.clocks import TapeClock, WallClock
 from voltrade.engine.paper import OnAggTrade, OnEvent, PaperExchange
 from voltrade.engine.permission import Permission, permit, permit_resumed
 from voltrade.engine.venue_process import VenueProcess
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.binance import (
     DEMO,
     LIVE,
@@ -172,7 +172,7 @@ async def wire(
     Raises:
         ConfigError: Mode `demo` or `live` lacks keys, or `live` lacks a permission; nothing was sent.
         SessionError: The simulated venue doesn't answer.
-        VenueError: The exchange can't be read.
+        ExchangeError: The exchange can't be read.
     """
     if config.session.mode == "sim":
         return await _wire_sim(config, run_dir, known_venue, known)
@@ -190,7 +190,7 @@ async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
     Raises:
         ConfigError: There are no keys.
         SessionError: The simulated venue doesn't answer.
-        VenueError: The exchange can't be read.
+        ExchangeError: The exchange can't be read.
     """
     if config.session.mode == "sim":
         return await _wire_sim(config, Path(), config.session.venue)
@@ -277,7 +277,7 @@ async def first_contact(
     """Sync the clock and read the symbol's filters; those of a resumed run are known, and it asks for nothing yet.
 
     Raises:
-        VenueError: The exchange can't be reached, and the run is new.
+        ExchangeError: The exchange can't be reached, and the run is new.
     """
     if known is not None:
         rest.use(known)
@@ -293,13 +293,13 @@ async def waited_for(ask: Callable[[], Awaitable[T]], is_wanted: bool, longest_s
     The pause between two tries doubles, up to `longest_s`.
 
     Raises:
-        VenueError: It can't be reached, and isn't waited for.
+        ExchangeError: It can't be reached, and isn't waited for.
     """
     pause_s = RETRY_S
     while True:
         try:
             return await ask()
-        except VenueError as error:
+        except ExchangeError as error:
             if not is_wanted:
                 raise
             log.warning("the exchange can't be reached, and is waited for: %s", error)

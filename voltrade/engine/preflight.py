@@ -45,7 +45,7 @@ async def preflight(
         snapshot: The account, where it was just read; else it is read now.
 
     Raises:
-        VenueError: The exchange could not be read.
+        ExchangeError: The exchange could not be read.
     """
     config = wiring.config
     checks = [

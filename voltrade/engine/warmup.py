@@ -19,7 +19,7 @@ import numpy as np
 
 from voltrade.bar_spec import bar_spec
 from voltrade.config import Config
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.account_reader import PAGE
 from voltrade.exchange.messages import TradeRow
 from voltrade.exchange.rest import PAGE_WEIGHT, BinanceRestClient
@@ -86,7 +86,7 @@ class Loader:
             bars_needed: Whole bars that the core must see before it may enter.
 
         Raises:
-            VenueError: The exchange can't be read.
+            ExchangeError: The exchange can't be read.
         """
         if known_id and last_id - known_id <= MAX_CATCH_UP:
             return History(await self._trades(known_id + 1, last_id))
@@ -216,7 +216,7 @@ class Loader:
             await self._rest.wait_for_weight(PAGE_WEIGHT)
             try:
                 return await self._rest.agg_trades(self._instrument.symbol, from_id, start=start)
-            except VenueError as error:
+            except ExchangeError as error:
                 if count == PAGE_TRIES:
                     raise
                 log.warning("earlier trades: %s", error)

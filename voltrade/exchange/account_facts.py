@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from voltrade.errors import DataError, VenueError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.client import Response
 from voltrade.exchange.fields import Fields
 from voltrade.exchange.rest import BinanceRestClient
@@ -62,12 +62,12 @@ async def symbol_facts(rest: BinanceRestClient, symbol: str) -> SymbolFacts:
     """Read type, status and delivery of a symbol.
 
     Raises:
-        VenueError: They could not be read.
+        ExchangeError: They could not be read.
     """
     try:
         return symbol_facts_of(await rest.exchange_info(symbol), symbol)
     except DataError as error:
-        raise VenueError(str(error)) from None
+        raise ExchangeError(str(error)) from None
 
 
 def symbol_facts_of(exchange_info: object, symbol: str) -> SymbolFacts:
@@ -94,7 +94,7 @@ async def account_facts(rest: BinanceRestClient) -> AccountFacts:
     """Read what an account may do and what is open in it, in all symbols; costs 90 of the request weight.
 
     Raises:
-        VenueError: It could not be read.
+        ExchangeError: It could not be read.
     """
     calls = ("AccountConfig", "OpenOrders", "OpenAlgoOrders")
     flags, orders, algos = await asyncio.gather(*(rest.read(f"fapiPrivateGet{call}") for call in calls))
@@ -111,7 +111,7 @@ async def account_facts(rest: BinanceRestClient) -> AccountFacts:
             ),
         )
     except DataError as error:
-        raise VenueError(f"the account could not be read: {error}") from None
+        raise ExchangeError(f"the account could not be read: {error}") from None
 
 
 def _amounts(account: Any, rows: str, name: str, amount: str) -> dict[str, Decimal]:
@@ -123,7 +123,7 @@ async def key_rights(rest: BinanceRestClient) -> KeyRights:
     """Read the rights of the key, which only the API of the wallet tells.
 
     Raises:
-        VenueError: They could not be read.
+        ExchangeError: They could not be read.
     """
     body = await rest.read("sapiGetAccountApiRestrictions")
     try:
@@ -138,7 +138,7 @@ async def key_rights(rest: BinanceRestClient) -> KeyRights:
             has_address_list=row.flag("ipRestrict"),
         )
     except DataError as error:
-        raise VenueError(f"the rights of the key could not be read: {error}") from None
+        raise ExchangeError(f"the rights of the key could not be read: {error}") from None
 
 
 def least_lots(instrument: Instrument, price: Decimal, spare: Decimal = Decimal("1.1")) -> int:
@@ -151,15 +151,15 @@ async def mark_price(rest: BinanceRestClient, symbol: str) -> Decimal:
     """Return the mark price of a symbol.
 
     Raises:
-        VenueError: It could not be read.
+        ExchangeError: It could not be read.
     """
     body = await rest.read("fapiPublicGetPremiumIndex", {"symbol": symbol})
     try:
         price = Fields("premiumIndex", body).decimal("markPrice")
     except DataError as error:
-        raise VenueError(str(error)) from None
+        raise ExchangeError(str(error)) from None
     if price <= 0:
-        raise VenueError(f"premiumIndex.markPrice must be positive, was {price}")
+        raise ExchangeError(f"premiumIndex.markPrice must be positive, was {price}")
     return price
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
-from voltrade.errors import DataError, VenueError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.fee_prices import FeePrices
 from voltrade.exchange.fields import Fields, rows_of
 from voltrade.exchange.messages import MessageReader
@@ -65,7 +65,7 @@ class AccountReader:
         """Return wallet, position, settings and the ids of the open orders; request weight 7, with settings 17.
 
         Raises:
-            VenueError: a part of the account could not be read.
+            ExchangeError: a part of the account could not be read.
         """
         symbol = reader.instrument.symbol
         self._fee_prices.refresh(reader.instrument.quote_asset, self._clock())
@@ -87,7 +87,7 @@ class AccountReader:
                 orders=tuple(order.client_order_id for order in listed),
             )
         except DataError as error:
-            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+            raise ExchangeError(f"the account of {symbol} could not be read: {error}") from None
 
     async def snapshot(self, reader: MessageReader, since_trade_id: int, settings: bool = True) -> Snapshot:
         """Return the account: wallet, position, settings, open orders of both kinds, and our trades after an id.
@@ -96,7 +96,7 @@ class AccountReader:
         trades are the latest 1,000. Their fees are read last, at the prices that are known by then.
 
         Raises:
-            VenueError: a part of the account could not be read.
+            ExchangeError: a part of the account could not be read.
         """
         symbol = reader.instrument.symbol
         self._fee_prices.refresh(reader.instrument.quote_asset, self._clock())
@@ -128,7 +128,7 @@ class AccountReader:
                 max_notional=found.max_notional,
             )
         except DataError as error:
-            raise VenueError(f"the account of {symbol} could not be read: {error}") from None
+            raise ExchangeError(f"the account of {symbol} could not be read: {error}") from None
 
     async def income(self, reader: MessageReader, since: int) -> tuple[Income, ...]:
         """Return the changes of the quote asset's wallet since a time, ms, oldest first; at most those of INCOME_DAYS.
@@ -136,7 +136,7 @@ class AccountReader:
         A question is for a week at most, and has request weight 30.
 
         Raises:
-            VenueError: a part could not be read, or there are more than MAX_PAGES pages.
+            ExchangeError: a part could not be read, or there are more than MAX_PAGES pages.
         """
         begin, rows = max(since, self._clock() - INCOME_DAYS * DAY_MS), dict[tuple[str, ...], Income]()
         for _ in range(MAX_PAGES):
@@ -147,11 +147,11 @@ class AccountReader:
             try:
                 page = reader.income(rows_of("income", answer))
             except DataError as error:
-                raise VenueError(f"the income of the account could not be read: {error}") from None
+                raise ExchangeError(f"the income of the account could not be read: {error}") from None
             rows |= {name: row for name, asset, row in page if asset == reader.instrument.quote_asset}
             last = max((row.time for *_, row in page), default=0)
             begin = max(last, begin + 1) if len(page) == PAGE else begin + 7 * DAY_MS
-        raise VenueError(f"the income since {since} is more than {MAX_PAGES} pages")
+        raise ExchangeError(f"the income since {since} is more than {MAX_PAGES} pages")
 
     async def order_names(self, symbol: str, order_ids: Iterable[int]) -> dict[int, str]:
         """Return the client order ids of orders by the exchange's ids, which is all that a trade has of its order.
@@ -171,7 +171,7 @@ class AccountReader:
         try:
             row = await self._read("fapiPrivateGetOrder", {"symbol": symbol, "orderId": order_id})
             self._order_names[order_id] = Fields("order", row).text("clientOrderId")
-        except (DataError, VenueError) as error:
+        except (DataError, ExchangeError) as error:
             log.info("order %d could not be named: %s", order_id, error)
         finally:
             del self._naming[order_id]
@@ -212,7 +212,7 @@ class AccountReader:
                 modes = flags.flag("dualSidePosition"), flags.flag("multiAssetsMargin")
                 self._settings[symbol] = _Settings(*reader.symbol_config(config), *modes)
             except DataError as error:
-                raise VenueError(f"the settings of {symbol} could not be read: {error}") from None
+                raise ExchangeError(f"the settings of {symbol} could not be read: {error}") from None
         return self._settings[symbol]
 
     async def _fees_of(self, reader: MessageReader, symbol: str) -> tuple[int, int]:
@@ -223,7 +223,7 @@ class AccountReader:
             try:
                 self._fee_rates[symbol] = (now, *reader.fee_rates(rates))
             except DataError as error:
-                raise VenueError(f"the fees of {symbol} could not be read: {error}") from None
+                raise ExchangeError(f"the fees of {symbol} could not be read: {error}") from None
         _, taker, maker = self._fee_rates[symbol]
         return taker, maker
 
@@ -237,10 +237,10 @@ class AccountReader:
             try:
                 page = [(Fields("userTrade", row).integer("id", 1), row) for row in rows_of("userTrades", rows)]
             except DataError as error:
-                raise VenueError(f"our trades of {symbol} could not be read: {error}") from None
+                raise ExchangeError(f"our trades of {symbol} could not be read: {error}") from None
             new = [(trade_id, row) for trade_id, row in page if trade_id > last]
             trades += [row for _, row in new]
             if not new or len(page) < PAGE or not since_trade_id:
                 return trades
             last = max(trade_id for trade_id, _ in new)
-        raise VenueError(f"our trades of {symbol} after {since_trade_id} are more than {MAX_PAGES * PAGE}")
+        raise ExchangeError(f"our trades of {symbol} after {since_trade_id} are more than {MAX_PAGES * PAGE}")

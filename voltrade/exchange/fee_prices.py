@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from voltrade.errors import DataError, VenueError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.fields import MONEY_TEXTS, Fields
 from voltrade.exchange.ports import Read
 from voltrade.model import DAY_MS, MINUTE_MS, MONEY
@@ -56,5 +56,5 @@ class FeePrices:
             try:
                 ticker = await self._read("fapiPublicV2GetTickerPrice", {"symbol": f"{asset}{quote}"})
                 self._prices[asset] = Fields("ticker", ticker).units("price", MONEY_TEXTS, 1)
-            except (DataError, VenueError) as error:
+            except (DataError, ExchangeError) as error:
                 log.info("the price of %s could not be read: %s", asset, error)

@@ -9,7 +9,7 @@ from voltrade.model import AccountSummary, CancelOrder, Income, Instrument, Look
 
 
 class Read(Protocol):
-    """Returns the decoded body of one raw request; raises VenueError."""
+    """Returns the decoded body of one raw request; raises ExchangeError."""
 
     def __call__(self, call: str, params: Mapping[str, Any] | None = None) -> Coroutine[Any, Any, Any]: ...
 
@@ -28,7 +28,7 @@ class OrderGateway(Protocol):
         """Return a symbol's current filters and status, but keep using the earlier ones for requests and responses.
 
         Raises:
-            VenueError: they could not be read.
+            ExchangeError: they could not be read.
         """
 
     async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
@@ -39,7 +39,7 @@ class OrderGateway(Protocol):
             settings: whether to read leverage, margin type and modes too; without them they are those read last.
 
         Raises:
-            VenueError: a part of the account could not be read.
+            ExchangeError: a part of the account could not be read.
         """
 
     async def snapshot(self, symbol: str, since_trade_id: int, settings: bool = True) -> Snapshot:
@@ -51,14 +51,14 @@ class OrderGateway(Protocol):
             settings: as for `summary`.
 
         Raises:
-            VenueError: a part of the account could not be read.
+            ExchangeError: a part of the account could not be read.
         """
 
     async def income(self, symbol: str, since: int) -> tuple[Income, ...]:
         """Return the changes of the wallet of a symbol's quote asset since a time, ms, oldest first.
 
         Raises:
-            VenueError: they could not be read.
+            ExchangeError: they could not be read.
         """
 
     async def order_names(self, symbol: str, order_ids: Sequence[int]) -> dict[int, str]:
@@ -77,7 +77,7 @@ class OrderGateway(Protocol):
         """Set one-way mode, the margin type (`isolated` or `cross`) and the leverage; the account must be flat.
 
         Raises:
-            VenueError: the exchange refused one of them.
+            ExchangeError: the exchange refused one of them.
         """
 
 
@@ -98,7 +98,7 @@ class Feed(Protocol):
         """Open both streams; return once they are up.
 
         Raises:
-            VenueError: they could not be opened.
+            ExchangeError: they could not be opened.
         """
 
     async def stop(self) -> None:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from voltrade.background import is_cancelled
-from voltrade.errors import DataError, VenueError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.account_reader import PAGE, AccountReader
 from voltrade.exchange.client import Response, UsdmExchange, response_of
 from voltrade.exchange.fee_prices import FeePrices
@@ -106,7 +106,7 @@ class BinanceRestClient:
         """Return the current filters of a symbol, also of one that is not trading if `any_status`.
 
         Raises:
-            VenueError: exchangeInfo could not be read.
+            ExchangeError: exchangeInfo could not be read.
             DataError: the symbol is not listed, is not trading, or a filter is invalid.
         """
         instrument = await self._instrument(symbol, any_status)
@@ -121,18 +121,18 @@ class BinanceRestClient:
         """Return the current filters of a symbol, but keep using the earlier ones for requests and responses.
 
         Raises:
-            VenueError: they could not be read.
+            ExchangeError: they could not be read.
         """
         try:
             return await self._instrument(symbol, any_status=True)
         except DataError as error:
-            raise VenueError(str(error)) from None
+            raise ExchangeError(str(error)) from None
 
     async def exchange_info(self, symbol: str) -> Any:
         """Return exchangeInfo; a symbol outside of its market's hours has a status of its own: see `trading_hours`.
 
         Raises:
-            VenueError: it could not be read.
+            ExchangeError: it could not be read.
             DataError: it is malformed.
         """
         info = await self.read("fapiPublicGetExchangeInfo")
@@ -149,15 +149,15 @@ class BinanceRestClient:
         """Return the account's name at the exchange, which is the same for all of its API keys.
 
         Raises:
-            VenueError: it could not be read.
+            ExchangeError: it could not be read.
         """
         try:
             rows = rows_of("balance", await self.read("fapiPrivateV3GetBalance"))
             names = {Fields("balance", row).text("accountAlias") for row in rows}
         except DataError as error:
-            raise VenueError(f"the account's name could not be read: {error}") from None
+            raise ExchangeError(f"the account's name could not be read: {error}") from None
         if len(names) != 1 or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in names):
-            raise VenueError(f"balance: must name one account by accountAlias, named {len(names)}")
+            raise ExchangeError(f"balance: must name one account by accountAlias, named {len(names)}")
         return names.pop()
 
     async def summary(self, symbol: str, settings: bool = True) -> AccountSummary:
@@ -182,7 +182,7 @@ class BinanceRestClient:
         """Return trades sorted by id, starting at an id or a time (ms), or the latest ones.
 
         Raises:
-            VenueError: they could not be read.
+            ExchangeError: they could not be read.
         """
         reader = await self._reader(symbol)
         begin = {"fromId": from_id, "startTime": start}
@@ -191,13 +191,13 @@ class BinanceRestClient:
         try:
             return sorted(map(reader.agg_trade, rows_of("aggTrades", rows)))
         except DataError as error:
-            raise VenueError(f"aggTrades of {symbol} could not be read: {error}") from None
+            raise ExchangeError(f"aggTrades of {symbol} could not be read: {error}") from None
 
     async def minute_volumes(self, symbol: str, start: int, limit: int) -> list[tuple[int, int, int]]:
         """Return time (ms), volume (lots) and notional (ticks x lots) of each minute that starts at `start` or later.
 
         Raises:
-            VenueError: they could not be read.
+            ExchangeError: they could not be read.
         """
         reader = await self._reader(symbol)
         wanted = {"symbol": symbol, "interval": "1m", "startTime": start, "limit": limit}
@@ -208,7 +208,7 @@ class BinanceRestClient:
                 (int(row[0]), reader.lots(row[5]), int(Decimal(row[7]) / ticklot)) for row in rows_of("klines", rows)
             ]
         except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
-            raise VenueError(f"klines of {symbol} could not be read: {error}") from None
+            raise ExchangeError(f"klines of {symbol} could not be read: {error}") from None
 
     async def whole_days(self, symbol: str, most: int) -> list[tuple[Decimal, Decimal, int, Decimal]]:
         """Return volume, notional, number of trades and range, as a part of the price, of the last whole days.
@@ -216,7 +216,7 @@ class BinanceRestClient:
         A day without trades at two prices is left out.
 
         Raises:
-            VenueError: they could not be read.
+            ExchangeError: they could not be read.
         """
         rows = await self.read("fapiPublicGetKlines", {"symbol": symbol, "interval": "1d", "limit": most + 1})
         try:
@@ -228,13 +228,13 @@ class BinanceRestClient:
                 if trades and high > low
             ]
         except (DataError, ArithmeticError, ValueError, TypeError, IndexError) as error:
-            raise VenueError(f"klines of {symbol} could not be read: {error}") from None
+            raise ExchangeError(f"klines of {symbol} could not be read: {error}") from None
 
     async def clock_offset(self) -> int:
         """Return how many ms our clock is ahead of the exchange's, exact to half of the response time.
 
         Raises:
-            VenueError: the exchange's time could not be read.
+            ExchangeError: the exchange's time could not be read.
         """
         before = self._exchange.clock()
         body = await self.read("fapiPublicGetTime")
@@ -242,7 +242,7 @@ class BinanceRestClient:
         try:
             return (before + after) // 2 - Fields("time", body).integer("serverTime")
         except DataError as error:
-            raise VenueError(str(error)) from None
+            raise ExchangeError(str(error)) from None
 
     @property
     def timestamp_correction_ms(self) -> int:
@@ -333,7 +333,7 @@ class BinanceRestClient:
         """Set one-way mode, the margin type (`isolated` or `cross`) and the leverage; the account must be flat.
 
         Raises:
-            VenueError: the exchange refused one of them.
+            ExchangeError: the exchange refused one of them.
         """
         kind = {"isolated": "ISOLATED", "cross": "CROSSED"}[margin_type]
         await self._change("fapiPrivatePostPositionSideDual", {"dualSidePosition": "false"})
@@ -346,12 +346,12 @@ class BinanceRestClient:
         """Return a listen key; an active one is extended and returned again.
 
         Raises:
-            VenueError: the exchange gave none.
+            ExchangeError: the exchange gave none.
         """
         body = await self.read("fapiPrivatePostListenKey")
         key = body.get("listenKey") if isinstance(body, dict) else None
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", key):
-            raise VenueError("listenKey: must be letters and digits")
+            raise ExchangeError("listenKey: must be letters and digits")
         self._exchange.add_secret(key)
         return key
 
@@ -410,7 +410,7 @@ class BinanceRestClient:
         if response.code == INVALID_TIMESTAMP and response.status == 400:
             try:
                 self.timestamp_correction_ms = await self.clock_offset()
-            except VenueError:
+            except ExchangeError:
                 return response
             response = await self._request_once(call, params)
         return response
@@ -437,22 +437,22 @@ class BinanceRestClient:
         """Return the decoded body of one raw request; see `ask`.
 
         Raises:
-            VenueError: the exchange refused it, or could not be read.
+            ExchangeError: the exchange refused it, or could not be read.
         """
         response = await self.ask(call, params)
         if response.status != 200 or response.code not in (0, 200):
-            raise VenueError(f"{call}: {self._error_text(response)}, code {response.code}")
+            raise ExchangeError(f"{call}: {self._error_text(response)}, code {response.code}")
         return response.body
 
     async def _change(self, call: str, params: Mapping[str, Any]) -> None:
         response = await self.ask(call, params)
         if response.status != 200 and response.code not in NOT_MODIFIED:
-            raise VenueError(f"{call}: {self._error_text(response)}, code {response.code}")
+            raise ExchangeError(f"{call}: {self._error_text(response)}, code {response.code}")
 
     async def _reader(self, symbol: str) -> MessageReader:
         if symbol not in self._readers:
             try:
                 await self.instrument(symbol)
             except DataError as error:
-                raise VenueError(str(error)) from None
+                raise ExchangeError(str(error)) from None
         return self._readers[symbol]

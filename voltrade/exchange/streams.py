@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
 from voltrade.background import background, is_cancelled
-from voltrade.errors import DataError, VenueError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.ccxt_binance import Client, errors
 from voltrade.exchange.client import Clock, UsdmExchange
 from voltrade.exchange.messages import MessageReader
@@ -150,7 +150,7 @@ class BinanceWSManager:
             is_user_awaited: whether to wait for the user stream too; it is connected in any case.
 
         Raises:
-            VenueError: a stream did not come up in time; nothing is left running.
+            ExchangeError: a stream did not come up in time; nothing is left running.
         """
         self._trades.is_held_back = hold
         self._supervisors = [background(self._supervise(stream), self._note_failure) for stream in self._streams]
@@ -163,7 +163,7 @@ class BinanceWSManager:
             down = ", ".join(stream for stream, up in self._up.items() if not up.is_set())
             await self.stop()
             said = f"streams must be up within {timeout_s} s, were not: {down} ({self._last_error})"
-            raise VenueError(said) from None
+            raise ExchangeError(said) from None
 
     def release(self, last_id: int) -> None:
         """Pass on what was held, from the trade after `last_id`, and from now on everything at once."""
@@ -189,10 +189,10 @@ class BinanceWSManager:
             now: ms of the clock.
 
         Raises:
-            VenueError: a callback failed, so an event may be lost and trading must stop.
+            ExchangeError: a callback failed, so an event may be lost and trading must stop.
         """
         if self._exchange.frame_handler_failure is not None:
-            raise VenueError(f"an event could not be handled: {self._exchange.frame_handler_failure!r}")
+            raise ExchangeError(f"an event could not be handled: {self._exchange.frame_handler_failure!r}")
         self._check_silence(now)
         await self._check_trades(now)
         self._redial_by_plan(now)
@@ -257,7 +257,7 @@ class BinanceWSManager:
     async def _look_for_trades(self) -> None:
         try:
             page = await self._rest.agg_trades(self._symbol, limit=1)
-        except VenueError as error:
+        except ExchangeError as error:
             log.warning("no trade for %d ms, and REST does not answer: %s", self._silence_ms, error)
             return
         if page and page[-1][0] > self.last_trade_id:

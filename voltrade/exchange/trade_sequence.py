@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from voltrade.errors import VenueError
+from voltrade.errors import ExchangeError
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.messages import TradeRow
 from voltrade.exchange.rest import BACKFILL_WEIGHT, BinanceRestClient
@@ -208,7 +208,7 @@ class TradeSequence:
                 continue
             try:
                 page = await self._rest.agg_trades(self._symbol, self.last_trade_id + 1)
-            except VenueError as error:
+            except ExchangeError as error:
                 log.warning("missing trades: %s", error)
                 failures += 1
                 continue

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from voltrade.errors import DataError, VenueError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.fields import Fields
 from voltrade.model import HOUR_MS
 
@@ -72,7 +72,7 @@ class TradingHours:
             self._read_at = now
             try:
                 self._markets = schedule_of(await self._read("fapiPublicGetTradingSchedule"))
-            except (VenueError, DataError) as error:  # an earlier schedule counts as long as it reaches
+            except (ExchangeError, DataError) as error:  # an earlier schedule counts as long as it reaches
                 log.warning("trading hours could not be read: %s", error)
             found = self._at(market, now)
         return found

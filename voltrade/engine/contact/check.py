@@ -67,7 +67,7 @@ async def check_exchange(
     Raises:
         ConfigError: Keys or permission are missing; nothing was sent.
         SessionError: A session trades the account, or the folder exists.
-        VenueError: The exchange can't be reached.
+        ExchangeError: The exchange can't be reached.
     """
     config = settings_of(config)
     if config.session.mode != "sim":

@@ -13,7 +13,7 @@ from typing import Any
 from voltrade.engine.contact.frames import Frame, FrameRecord, Listener
 from voltrade.engine.contact.report import Report, Row, Verdict
 from voltrade.engine.modes import Wiring
-from voltrade.errors import VenueError, VoltradeError
+from voltrade.errors import ExchangeError, VoltradeError
 from voltrade.exchange.account_facts import least_lots
 from voltrade.exchange.client import Response
 from voltrade.model import OUR_ORDERS, Instrument
@@ -94,11 +94,11 @@ class Contact:
         """Return the body of a raw request.
 
         Raises:
-            VenueError: It was refused.
+            ExchangeError: It was refused.
         """
         response = await self.ask(call, **params)
         if response.status != 200:
-            raise VenueError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:200]}")
+            raise ExchangeError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:200]}")
         return response.body
 
     def new_name(self, letter: str) -> str:

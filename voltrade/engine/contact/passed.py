@@ -77,7 +77,7 @@ async def check_demo_check(wiring: Wiring, environment: Mapping[str, str]) -> li
     """Return the start-up row about the last check, in mode `live`; none in other modes.
 
     Raises:
-        VenueError: The account's kind could not be read.
+        ExchangeError: The account's kind could not be read.
     """
     config = wiring.config
     if config.session.mode != "live":
