@@ -74,9 +74,9 @@ def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
         for index in range(len(symbols)):
             if change.released:
                 continue
-            if change.action == risk.FLATTEN:
+            if change.action == risk.ACTION_FLATTEN:
                 position_rules.close_position(account, symbols[index], account.now, change.rule)
-            elif change.action == risk.CANCEL:
+            elif change.action == risk.ACTION_CANCEL:
                 position_rules.cancel_entry(account, symbols[index], account.now, change.rule)
 
 
@@ -164,7 +164,7 @@ def after_orders(account: Record, symbols: Rows, index: int, before: int) -> Non
         symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.bars
         update_breaker(account, risk.CLOSED, symbol.closed_trips[number].net)
     if symbol.halt_wanted:
-        update_breaker(account, risk.HOLD, risk.CANCEL)
+        update_breaker(account, risk.HOLD, risk.ACTION_CANCEL)
         symbol.halt_applied, symbol.halt_wanted = symbol.halt_wanted, 0
     apply_breaker_actions(account, symbols, since)
     _close_if_flattened(account, symbol)

@@ -453,7 +453,7 @@ _DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _ON_HOLD = range(5)
 
 ACTIONS: tuple[BreakerAction, ...] = ("block", "cancel", "flatten")
 RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
-CANCEL, FLATTEN = ACTIONS.index("cancel"), ACTIONS.index("flatten")
+ACTION_CANCEL, ACTION_FLATTEN = ACTIONS.index("cancel"), ACTIONS.index("flatten")
 _NEXT_UTC_DAY, _AFTER_SECONDS, _BY_OPERATOR = range(3)
 
 # Kinds of events for the breaker; the amount is money, and for HOLD an index into ACTIONS.
@@ -652,7 +652,7 @@ def breaker_mode(holds: Rows) -> int:
         hold = holds[rule]
         if hold["in_force"]:
             waits_for_operator = hold["release_at"] == NEVER and not (rule == _ON_HOLD and hold["action"] == 0)
-            if hold["action"] == FLATTEN or waits_for_operator:
+            if hold["action"] == ACTION_FLATTEN or waits_for_operator:
                 return _HALTED
             mode = _REDUCING
     return mode

@@ -30,7 +30,7 @@ HOLDS = {
     "resume": (risk.RESUME, 0),
     "reduce": (risk.HOLD, risk.ACTIONS.index("block")),
     "caretake": (risk.HOLD, risk.ACTIONS.index("block")),
-    "halt": (risk.HOLD, risk.CANCEL),
+    "halt": (risk.HOLD, risk.ACTION_CANCEL),
 }
 """The breaker's fact and its amount for an operator's command."""
 

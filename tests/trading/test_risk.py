@@ -438,10 +438,10 @@ class Breaker(CircuitBreaker):
         return self.tell(risk.HOLD, time, risk.ACTIONS.index("block"))
 
     def halt(self, time):
-        return self.tell(risk.HOLD, time, risk.CANCEL)
+        return self.tell(risk.HOLD, time, risk.ACTION_CANCEL)
 
     def flatten(self, time):
-        return self.tell(risk.HOLD, time, risk.FLATTEN)
+        return self.tell(risk.HOLD, time, risk.ACTION_FLATTEN)
 
     def resume(self, time):
         return self.tell(risk.RESUME, time)
