@@ -22,9 +22,11 @@ def is_done(order: Record) -> bool:
 
 
 @compiled_part
-def is_resting(order: Record) -> bool:
-    """Return whether an order is known to be at the exchange and can still fill or trigger; one that has triggered or
-    is being cancelled too."""
+def is_live_at_exchange(order: Record) -> bool:
+    """Return whether an order is known to be at the exchange and can still fill or trigger.
+
+    That includes an order that has triggered, and one whose cancel is in flight.
+    """
     return not is_done(order) and order.state != states.PENDING_SUBMIT and order.state != states.UNKNOWN
 
 

@@ -16,7 +16,7 @@ from voltrade.order_queries import (
     has_room,
     is_algo,
     is_done,
-    is_resting,
+    is_live_at_exchange,
     next_lookup_at,
     open_quantity,
     rest_is_stuck,
@@ -105,7 +105,7 @@ def cancel(account: Record, symbol: Record, row: int, time: int, reason: int) ->
     closed where the position is being closed, else kept with its stop.
     """
     order = symbol.orders[row]
-    if not is_resting(order) or not move_to(order, states.PENDING_CANCEL):
+    if not is_live_at_exchange(order) or not move_to(order, states.PENDING_CANCEL):
         return
     order.lookup_at, order.lookup_reason = time + symbol.settings.stale_ms, states.STALE
     order.cancels += 1

@@ -19,8 +19,8 @@ from voltrade.order_queries import (
     has_room,
     is_algo,
     is_done,
+    is_live_at_exchange,
     is_of,
-    is_resting,
     is_triggered,
     is_unfilled,
     is_waiting,
@@ -164,7 +164,7 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
     """
     position, row = symbol.position, newest_stop(symbol)
     if row >= 0 and not is_done(symbol.orders[row]):
-        if is_resting(symbol.orders[row]):
+        if is_live_at_exchange(symbol.orders[row]):
             for older in range(symbol.order_count):
                 if older != row and is_of(symbol, symbol.orders[older], states.STOP):
                     cancel(account, symbol, older, time, states.RESIZED)
@@ -189,7 +189,7 @@ def resend_stop_at(symbol: Record) -> int:
     If both turn out to rest, the older is cancelled.
     """
     row = newest_stop(symbol)
-    if row < 0 or is_done(symbol.orders[row]) or is_resting(symbol.orders[row]):
+    if row < 0 or is_done(symbol.orders[row]) or is_live_at_exchange(symbol.orders[row]):
         return NEVER
     return int(symbol.orders[row].time + _answer_timeout(symbol.position.stops))
 
@@ -381,7 +381,7 @@ def _lots_without_exit(symbol: Record, time: int, side: int, lots: int) -> int:
 @compiled_part
 def _counts_until(symbol: Record, order: Record) -> int:
     """Return until when an exit counts, in ms: NEVER once it is known to work, else until its answer is overdue."""
-    if is_resting(order):
+    if is_live_at_exchange(order):
         return NEVER
     return int(order.time + _answer_timeout(symbol.position.exits))
 
