@@ -84,12 +84,12 @@ class AccountCheck:
         where all of them together lead to the position of the snapshot, and it was read after them.
         """
         register, missing = self._register, self._unaccounted(snapshot)
-        has_position, side = register.has_position, int(register.position_row["side"])
+        in_round_trip, side = register.in_round_trip, int(register.position_row["side"])
         may_close = self.trades_lead_to_position(snapshot) and not any(order.algo for order in missing)
         position, fills, ours = register.lots, [], []
         opened, inferred = register.first_fill, self._inferred_orders(snapshot)
         for fill in sorted(filter(register.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
-            closes = has_position and fill.side == -side
+            closes = in_round_trip and fill.side == -side
             is_exit = closes and self.is_later(fill, opened) and fill.last_quantity <= position
             if register.find(fill) is not None:
                 ours.append(fill)
@@ -100,7 +100,7 @@ class AccountCheck:
                 continue
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
-        if not (has_position and side * position == snapshot.position.quantity):
+        if not (in_round_trip and side * position == snapshot.position.quantity):
             return ours
         register.by_exchange_id.update(inferred)
         return fills
@@ -149,7 +149,7 @@ class AccountCheck:
     def is_forced_exit(self, update: OrderUpdate) -> bool:
         """Return whether a fill is of an order by which the exchange itself reduces the open position."""
         register = self._register
-        if not register.has_position or not update.trade_id or foreign_kind(update) == "CLOSED_ELSEWHERE":
+        if not register.in_round_trip or not update.trade_id or foreign_kind(update) == "CLOSED_ELSEWHERE":
             return False
         closes = update.side == -int(register.position_row["side"]) and update.last_quantity <= register.lots
         return closes and self.is_later(update, register.first_fill)

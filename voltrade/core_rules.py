@@ -118,7 +118,7 @@ def on_funding(account: Record, symbol: Record, amount: int, names_symbol: bool)
     """Book a funding payment: in the account, and in the round trip of the symbol if it was named."""
     account.funding += amount
     account.wallet += amount
-    if names_symbol and symbol.has_position:
+    if names_symbol and symbol.in_round_trip:
         symbol.position.funding += amount
 
 
@@ -286,7 +286,7 @@ def stop_entries(account: Record, symbols: Rows, flatten: bool, reason: int) -> 
             position_rules.close_position(account, symbols[index], account.now, reason)
         else:
             position_rules.cancel_entry(account, symbols[index], account.now, reason)
-            if symbols[index].has_position:  # the session ends when the exchange has confirmed the stop
+            if symbols[index].in_round_trip:  # the session ends when the exchange has confirmed the stop
                 add_output(account, records.SNAPSHOT, index, -1, reason, account.now)
 
 
@@ -301,7 +301,7 @@ def is_finished(account: Record, symbols: Rows) -> bool:
     for index in range(len(symbols)):
         if order_queries.has_leftover(symbols[index]):
             return False
-        if symbols[index].has_position and not (account.keep_position and _is_stop_confirmed(account, symbols[index])):
+        if symbols[index].in_round_trip and not (account.keep_position and _is_stop_confirmed(account, symbols[index])):
             return False
     return True
 
@@ -356,7 +356,7 @@ def fill_gate_inputs(account: Record, symbol: Record, signal: Record) -> None:
     given["paused"] = account.paused != states.NONE
     given["reconciled"] = symbol.reconciled
     given["orders_unsettled"] = order_queries.has_unknown(symbol) or not order_queries.has_room(symbol, records.SPARE)
-    given["position_open"] = symbol.has_position
+    given["position_open"] = symbol.in_round_trip
     given["last_exit_time"] = symbol.last_exit_time
     given["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
     given["price"] = signal.price
@@ -368,7 +368,7 @@ def fill_gate_inputs(account: Record, symbol: Record, signal: Record) -> None:
 
 def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
     """Close the position on an opposite signal; enter where every gate passes. FIRST_REFUSAL is bound."""
-    if symbol.has_position and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
+    if symbol.in_round_trip and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
         position_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
     fill_gate_inputs(account, symbol, signal)
     gate = FIRST_REFUSAL(symbol.gate_inputs, symbol.limits)  # type: ignore[name-defined]  # noqa: F821

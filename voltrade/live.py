@@ -448,7 +448,7 @@ class LiveTradingSystem:
 
     def _market_row_s(self) -> float:
         """Return how long market data may wait for its row."""
-        return MARKET_ROW_IN_POSITION_S if self.core.symbol_states[self._symbol].monitor.has_position else MARKET_ROW_S
+        return MARKET_ROW_IN_POSITION_S if self.core.symbol_states[self._symbol].monitor.in_round_trip else MARKET_ROW_S
 
     def _wait_s(self) -> float:
         """Return how long the loop may wait for events: until a timer is due, or rows must be committed."""

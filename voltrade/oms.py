@@ -135,9 +135,9 @@ class OrderMonitor:
     # --- queries ---------------------------------------------------------------------------------------------------
 
     @property
-    def has_position(self) -> bool:
-        """Whether a round trip is in progress, from its intent until none of its orders can act."""
-        return self._register.has_position
+    def in_round_trip(self) -> bool:
+        """Whether a round trip is in progress: from the intent of its entry until none of its orders can act."""
+        return self._register.in_round_trip
 
     @property
     def position(self) -> int:
@@ -279,19 +279,19 @@ class OrderMonitor:
         """Register a fill's trade id; the rules count its money and lots."""
         self._register.fills.add(update.trade_id)
         order = self._order_rows[self._register.rows[number]]
-        trip, has_position = int(order["round_trip"]), self.has_position
-        is_late = not has_position or trip != self._position_row["id"]
+        trip, in_round_trip = int(order["round_trip"]), self.in_round_trip
+        is_late = not in_round_trip or trip != self._position_row["id"]
         if is_late:  # it counts for the open position, or for a new round trip
             self.reconciled = False
             self.schedule_account_read(self._advance_time(update.time), states.LATE_FILL)
             name = self._register.names[number]
             self._late_fill_text = (
-                f"{name} filled after round trip {trip} had ended" + " and the next had begun" * has_position
+                f"{name} filled after round trip {trip} had ended" + " and the next had begun" * in_round_trip
                 if trip
                 else f"{name} filled, and the journal has lost that it was sent"
             )
-            trip = int(self._position_row["id"]) if has_position else int(self._row["round_trips"]) + 1
-        is_exit = order["side"] != self._position_row["side"] if has_position else False
+            trip = int(self._position_row["id"]) if in_round_trip else int(self._row["round_trips"]) + 1
+        is_exit = order["side"] != self._position_row["side"] if in_round_trip else False
         self._register.trade_ids_of(trip)[bool(is_exit)].append(update.trade_id)
 
     def _fill_alerts(self, fill: OrderUpdate) -> list[Output]:

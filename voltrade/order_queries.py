@@ -99,7 +99,7 @@ def has_room(symbol: Record, spare: int) -> bool:
 def is_leftover(symbol: Record, order: Record) -> bool:
     """Return whether an order can still act, though it isn't of the open position: an orphan, or one of a round trip
     that has ended. An order that has triggered doesn't count: it can't be cancelled, and finds nothing to close."""
-    is_past = not symbol.has_position or order.round_trip != symbol.position.id
+    is_past = not symbol.in_round_trip or order.round_trip != symbol.position.id
     return bool(is_past and not is_done(order) and not is_triggered(order))
 
 
@@ -117,7 +117,7 @@ def has_leftover(symbol: Record) -> bool:
 def is_removable(symbol: Record, order: Record) -> bool:
     """Return whether an order's row can be freed: it can no longer act, and its fills are counted or its round trip is
     over."""
-    if not symbol.has_position or order.round_trip != symbol.position.id:
+    if not symbol.in_round_trip or order.round_trip != symbol.position.id:
         return not is_leftover(symbol, order)
     return is_done(order) and not awaits_fills(order)
 
@@ -177,13 +177,13 @@ def rest_is_stuck(symbol: Record) -> bool:
 @compiled_part
 def open_quantity(symbol: Record) -> int:
     """Return the open position in lots, from our fills; negative where more lots have exited than had entered."""
-    return int(symbol.position.entered - symbol.position.exited) if symbol.has_position else 0
+    return int(symbol.position.entered - symbol.position.exited) if symbol.in_round_trip else 0
 
 
 @compiled_part
 def exposed_lots(symbol: Record, time: int) -> int:
     """Return the lots that need cover: the open position, plus overdue fills of entries, less reported exits."""
-    if not symbol.has_position:
+    if not symbol.in_round_trip:
         return 0
     lots = open_quantity(symbol)
     for row in range(symbol.order_count):
@@ -227,7 +227,7 @@ def has_unknown(symbol: Record) -> bool:
 @compiled_part
 def is_protected(symbol: Record) -> bool:
     """Return whether the entry is done, every reported fill is counted, and an untriggered stop covers the position."""
-    if not symbol.has_position or not entry_is_done(symbol):
+    if not symbol.in_round_trip or not entry_is_done(symbol):
         return False
     for row in range(symbol.order_count):
         if awaits_fills(symbol.orders[row]):

@@ -134,15 +134,15 @@ class OrderRegister:
     # --- the position ----------------------------------------------------------------------------------------------
 
     @property
-    def has_position(self) -> bool:
-        """Whether a round trip is in progress, from its intent until none of its orders can act."""
-        return bool(self.symbol_row["has_position"])
+    def in_round_trip(self) -> bool:
+        """Whether a round trip is in progress: from the intent of its entry until none of its orders can act."""
+        return bool(self.symbol_row["in_round_trip"])
 
     @property
     def lots(self) -> int:
         """Lots of the open position, unsigned, from our fills."""
         row = self.position_row
-        return int(row["entered"]) - int(row["exited"]) if self.has_position else 0
+        return int(row["entered"]) - int(row["exited"]) if self.in_round_trip else 0
 
     @property
     def position(self) -> int:
@@ -152,7 +152,7 @@ class OrderRegister:
     @property
     def open_position(self) -> OpenPosition | None:
         """A copy of the open position, None without one."""
-        if not self.has_position:
+        if not self.in_round_trip:
             return None
         trip = int(self.position_row["id"])
         mine = [order for order in self.orders.values() if order.row.round_trip == trip]
@@ -162,7 +162,7 @@ class OrderRegister:
     @property
     def first_fill(self) -> int:
         """Trade id of the first fill of the open position, NEVER without one: no earlier trade belongs to it."""
-        return min(self.trade_ids_of(int(self.position_row["id"]))[0], default=NEVER) if self.has_position else NEVER
+        return min(self.trade_ids_of(int(self.position_row["id"]))[0], default=NEVER) if self.in_round_trip else NEVER
 
     def trade_ids_of(self, trip: int) -> tuple[list[int], list[int]]:
         """Return the trade ids of a round trip's entries and exits; ids may be appended to both lists."""
@@ -190,7 +190,7 @@ class OrderRegister:
     def live_of_position(self) -> list[Order]:
         """Return the orders of the open position that can still act, by purpose."""
         trip = int(self.position_row["id"])
-        return [order for order in self.live() if self.has_position and order.row.round_trip == trip]
+        return [order for order in self.live() if self.in_round_trip and order.row.round_trip == trip]
 
     def find(self, update: OrderUpdate) -> int | None:
         """Return the number of our order that an update is about, by the exchange's id, else by the client order id.
@@ -245,7 +245,7 @@ class OrderRegister:
         row = self.rows[number]
         trip = int(self.order_rows[row]["round_trip"])
         if trip != self.position_row["id"] and trip in self._ended_trips:
-            column = "earlier" if self.has_position else "position"
+            column = "earlier" if self.in_round_trip else "position"
             self._books.column(column)[self._index] = tuple(self._ended_trips[trip])
         return row
 
@@ -254,7 +254,7 @@ class OrderRegister:
 
         A round trip may end when none of its orders has a row any more; it is kept too.
         """
-        is_kept = self.has_position or int(self.position_row["id"]) in self._ended_trips
+        is_kept = self.in_round_trip or int(self.position_row["id"]) in self._ended_trips
         if is_kept and not self.symbol_row["removable_count"] and not self._earlier_row["id"]:
             return
         count, kept = int(self.symbol_row["order_count"]), 0
@@ -285,5 +285,5 @@ class OrderRegister:
         if earlier["id"]:
             self._ended_trips[int(earlier["id"])] = PositionRow(*earlier.item())
             earlier["id"] = 0
-        if not self.has_position:
+        if not self.in_round_trip:
             self._ended_trips[int(self.position_row["id"])] = PositionRow(*self.position_row.item())

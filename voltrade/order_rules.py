@@ -148,7 +148,7 @@ def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit:
 @compiled_part
 def _begin_round_trip(symbol: Record, side: int) -> None:
     symbol.round_trips += 1
-    symbol.has_position = True
+    symbol.in_round_trip = True
     symbol.position = symbol.no_position
     symbol.position.id, symbol.position.side = symbol.round_trips, side
 
@@ -361,7 +361,7 @@ def apply_fill(account: Record, symbol: Record, event: Record) -> None:
     symbol.entry_failures, symbol.nothing_to_reduce = 0, False
     order.filled += quantity
     order.updated_at = symbol.time
-    if order.round_trip != symbol.position.id or not symbol.has_position:
+    if order.round_trip != symbol.position.id or not symbol.in_round_trip:
         _adopt_late_order(account, symbol, order)
     _count_fill(symbol.position, order, event)
 
@@ -374,7 +374,7 @@ def _adopt_late_order(account: Record, symbol: Record, order: Record) -> None:
     begins a new round trip: an entry with a known stop distance goes on as any entry, unless its round trip was being
     closed, so that this one is too; anything else is closed, and trading halts.
     """
-    if symbol.has_position:
+    if symbol.in_round_trip:
         symbol.halt_wanted = records.HALTED_BY_LATE_FILL
         start_closing(symbol.position, states.LATE_FILL)
     else:

@@ -85,7 +85,7 @@ def apply_algo_update(
 def _cancel_leftover(account: Record, symbol: Record, row: int, time: int) -> None:
     """Cancel an order whose round trip is over: it was concluded absent, but the exchange had accepted it."""
     order = symbol.orders[row]
-    if not symbol.has_position or order.round_trip != symbol.position.id:
+    if not symbol.in_round_trip or order.round_trip != symbol.position.id:
         cancel(account, symbol, row, time, states.POSITION_CLOSED)
 
 
@@ -100,7 +100,7 @@ def sync_orders(account: Record, symbol: Record, time: int) -> None:
     or whose stop or take-profit has triggered and ended, has an exit. A position without lots has no orders but an
     entry under way.
     """
-    if not symbol.has_position:
+    if not symbol.in_round_trip:
         return
     _note_finished_trigger(symbol)
     lots, position = exposed_lots(symbol, time), symbol.position
@@ -432,7 +432,7 @@ def _sync_flat(account: Record, symbol: Record, time: int) -> None:
                 # A triggered order can't be cancelled; one that is stuck finds nothing to close.
                 all_done = all_done and (is_done(symbol.orders[row]) or time >= stuck_at(symbol.orders[row]))
     if all_done:
-        symbol.has_position = False
+        symbol.in_round_trip = False
 
 
 @compiled_part
@@ -469,7 +469,7 @@ def _note_round_trip(account: Record, symbol: Record) -> None:
 @compiled_part
 def close_position(account: Record, symbol: Record, time: int, reason: int) -> None:
     """Close the position with reduce-only market orders; its stop stays until the position is closed."""
-    if not symbol.has_position:
+    if not symbol.in_round_trip:
         return
     start_closing(symbol.position, reason)
     cancel_entry(account, symbol, time, reason)
@@ -479,7 +479,7 @@ def close_position(account: Record, symbol: Record, time: int, reason: int) -> N
 @compiled_part
 def cancel_entry(account: Record, symbol: Record, time: int, reason: int) -> None:
     """Cancel the entry, if it is known to be at the exchange."""
-    if symbol.has_position:
+    if symbol.in_round_trip:
         for row in range(symbol.order_count):
             if is_of(symbol, symbol.orders[row], states.ENTRY):
                 cancel(account, symbol, row, time, reason)

@@ -94,7 +94,7 @@ SYMBOL = record_dtype(
         # orders: the newest time that was reported, numbers given, fills counted
         *wholes("time", "snapshot_at", "snapshot_reason", "unexplained_lots", "ignored", "round_trips"),
         *wholes("order_numbers", "counted", "agreed_at"),
-        *flags("mark_is_last_price", "has_position", "reconciled", "nothing_to_reduce"),
+        *flags("mark_is_last_price", "in_round_trip", "reconciled", "nothing_to_reduce"),
         *wholes("halt_wanted", "halt_applied", "entry_failures", "largest_order", "account_read_at"),
         *wholes("price_step", "quantity_step"),
         *wholes("order_count", "removable_count"),

@@ -92,7 +92,7 @@ def restore_open_position(
     trip = _row(PositionRow, saved["position"], books)
     orders = [_row(OrderRow, each, books, number=n) for n, each in enumerate(saved["orders"])]
     books.column("position")[index] = tuple(trip)
-    register.symbol_row["has_position"], register.symbol_row["order_numbers"] = True, len(orders)
+    register.symbol_row["in_round_trip"], register.symbol_row["order_numbers"] = True, len(orders)
     for ids, name in zip(register.trade_ids_of(trip.id), ("entry_trade_ids", "exit_trade_ids"), strict=True):
         ids += [whole(trade) for trade in saved[name]]
         register.fills.update(ids)

@@ -172,7 +172,7 @@ def book_funding(
 
     With several positions, or where the one that paid has ended, it is booked to the account alone.
     """
-    open_symbols = [symbol for symbol, state in states.items() if state.monitor.has_position]
+    open_symbols = [symbol for symbol, state in states.items() if state.monitor.in_round_trip]
     symbol = named or (open_symbols[0] if len(open_symbols) == 1 else "")
     index = states[symbol].index if symbol else 0
     is_known = bool(symbol) and books.rows("position", index)["opened_at"] <= paid_at

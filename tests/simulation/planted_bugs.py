@@ -86,7 +86,7 @@ BUGS: tuple[Bug, ...] = (
         "the position is set to what a snapshot says",
         "oms.py",
         "        ours, theirs = self.position, snapshot.position.quantity\n",
-        "        if self.has_position and self._position_row['entered']:\n"
+        "        if self.in_round_trip and self._position_row['entered']:\n"
         "            self._position_row['exited'] = self._position_row['entered'] - abs(snapshot.position.quantity)\n"
         "        ours, theirs = self.position, snapshot.position.quantity\n",
         ("O5", "O6"),

@@ -88,7 +88,7 @@ def test_a_replay_compares_each_checkpoint(path: Path, monkeypatch: pytest.Monke
 
 def position_in(row: Row) -> bool:
     (symbol,) = row.fact["arrays"]["symbols"]
-    return bool(symbol[(SYMBOL.names or ()).index("has_position")])
+    return bool(symbol[(SYMBOL.names or ()).index("in_round_trip")])
 
 
 def same(first: TradingCore, second: TradingCore) -> bool:

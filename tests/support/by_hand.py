@@ -50,7 +50,7 @@ def enter(
     bar: int = 0,
 ) -> list[Output]:
     """Open a round trip at market; distances are ticks."""
-    assert not monitor.has_position, "one round trip at a time"
+    assert not monitor.in_round_trip, "one round trip at a time"
     signals, monitor._books.account["now"] = np.zeros(1, SIGNAL), time
     row = signals[0]
     row.bar, row.side, row.price = bar, side, quantity

@@ -203,7 +203,7 @@ def full() -> tuple[Harness, OrderUpdate, AlgoUpdate]:
     harness = Harness().in_position()
     harness.note(leave(harness.monitor, harness.time, "TIME"))
     harness.canceled(harness.order("vt-e-1x1", "FILLED", 10))
-    assert not harness.monitor.has_position
+    assert not harness.monitor.in_round_trip
     late = harness.update("vt-e-1e1", "FILLED", 2, order_id=100)
     stop = AlgoUpdate(harness.time, "BTCUSDT", STOP, 7, Side.SELL, *_stop_of(harness))
     harness.monitor._row["order_count"] = len(harness.monitor._order_rows)

@@ -1037,7 +1037,7 @@ def test_answers_of_absence_count_only_without_one_of_presence_between_them() ->
             harness.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=harness.update(ENTRY, "NEW"))
         else:
             harness.reply(ENTRY, "lookup", Outcome.REFUSED, -2013)
-    assert harness.monitor.has_position
+    assert harness.monitor.in_round_trip
     assert harness.monitor.orders[ENTRY].state != "NOT_PLACED"
 
 

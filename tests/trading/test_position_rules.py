@@ -226,7 +226,7 @@ def test_an_order_that_is_over_gives_its_row_back_and_is_still_known() -> None:
     assert rows_of(harness) == 2  # the entry is over
     assert harness.monitor.orders[ENTRY].filled == 10
     harness.canceled(harness.order(STOP, "FILLED", 10, 979, order_id=500))
-    assert (rows_of(harness), harness.monitor.has_position) == (0, False)
+    assert (rows_of(harness), harness.monitor.in_round_trip) == (0, False)
     assert [order.state for order in harness.monitor.orders.values()] == ["FILLED", "NEW", "CANCELED"]
 
 
@@ -277,7 +277,7 @@ def test_a_late_fill_brings_its_order_and_its_round_trip_back() -> None:
     harness = Harness().in_position()
     harness.algo(TARGET, "TRIGGERED", 103)
     harness.canceled(harness.order(TARGET, "FILLED", 10, order_id=103))
-    assert not harness.monitor.has_position
+    assert not harness.monitor.in_round_trip
     late = harness.update(ENTRY, "FILLED", 2, order_id=100)
     sent = intents(harness.note(harness.monitor.on_order(late)))
     assert [(o.order.client_order_id, o.order.quantity) for o in sent] == [("vt-e-2s1", 2), ("vt-e-2t1", 2)]
@@ -293,7 +293,7 @@ def test_a_late_fill_of_an_entry_whose_position_was_closed_is_closed_too(reason:
     [out] = intents(harness.note(harness.monitor.on_order(late)))
     assert (out.order.client_order_id, out.order.quantity, out.reason) == ("vt-e-2x1", 2, reason)
     harness.order("vt-e-2x1", "FILLED", 2)
-    assert not harness.monitor.has_position
+    assert not harness.monitor.in_round_trip
 
 
 def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
@@ -306,9 +306,9 @@ def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
     # Several requests read an account: here the position before the exit, the trades after it.
     monitor.on_snapshot(what_is_held(10, fills=(left,), **a_listing(harness, TARGET)))
     harness.reply(TARGET, "cancel", Outcome.ACCEPTED)
-    assert monitor.has_position
+    assert monitor.in_round_trip
     monitor.on_snapshot(what_is_held(0, fills=(left,)))
-    assert not monitor.has_position
+    assert not monitor.in_round_trip
     enter(monitor, 6_000, Side.BUY, 10, bar=9)
     # The stream says late what the answer to the cancel has said.
     assert harness.algo(TARGET, "CANCELED") == []
@@ -665,7 +665,7 @@ def test_a_fill_of_an_earlier_round_trip_halts_entries() -> None:
     assert not canceled  # its stop was never acknowledged
     [harness] = core.symbol_states.values()
     core.handle(Reply(10, "submit", "BTCUSDT", "vt-t-1s1", True, Outcome.REFUSED, -2021, "would trigger"))
-    assert not harness.monitor.has_position
+    assert not harness.monitor.in_round_trip
     enter(harness.monitor, 11, Side.BUY, 5)
     late = OrderUpdate(12, "BTCUSDT", entry, 1, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 12)
     core.handle(replace(late, trade_id=9, last_quantity=2, last_price=1_000))
@@ -1057,7 +1057,7 @@ def test_a_stop_that_comes_after_its_round_trip_is_looked_up_until_its_cancel_is
     harness.monitor.on_snapshot(replace(what_is_held(0), time=20_000))
     for harness.time in range(21_000, 25_000, 1_000):
         harness.reply(STOP, "lookup", Outcome.REFUSED, -2013)
-    assert (harness.monitor.orders[STOP].state, harness.monitor.has_position) == ("NOT_PLACED", False)
+    assert (harness.monitor.orders[STOP].state, harness.monitor.in_round_trip) == ("NOT_PLACED", False)
     assert canceled_of(harness.algo(STOP, "NEW")) == [STOP]
     harness.reply(STOP, "cancel", Outcome.UNKNOWN)
     harness.reply(STOP, "lookup", Outcome.UNKNOWN)

@@ -26,7 +26,7 @@ class Check:
         return asdict(self)
 
 
-def has_position(checks: Iterable[Check]) -> bool:
+def has_our_position(checks: Iterable[Check]) -> bool:
     """Whether there is a position of ours, so that a session must start whatever is wrong, to look after it."""
     return any(check.is_ours for check in checks)
 

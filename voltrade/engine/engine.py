@@ -32,7 +32,7 @@ from voltrade.engine.account_history import (
     started_from,
     units_of,
 )
-from voltrade.engine.checks import Check, has_position, refused
+from voltrade.engine.checks import Check, has_our_position, refused
 from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.control import Control
 from voltrade.engine.guardian import LOCK
@@ -326,7 +326,7 @@ class Engine:
         checks.append(notifications(self.notifier))
         self._record.note(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
-            if not has_position(checks):
+            if not has_our_position(checks):
                 raise SessionError(why)
             self.caretaker = self.caretaker or why
         return checks

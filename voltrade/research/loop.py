@@ -211,7 +211,7 @@ def _run_timers(sim: Record, m: Market, before: int) -> bool:
 @compiled_in_place
 def _prefetch_next_signal(sim: Record, m: Market) -> None:
     """Prefetch the trades after the next signal into the processor's cache, if it may lead to an order."""
-    if sim.signal < len(m.signals) and not sim.symbols[0].has_position:
+    if sim.signal < len(m.signals) and not sim.symbols[0].in_round_trip:
         row = m.signals[sim.signal].row
         prefetch(m.buyer_is_maker, row)
         for column in (m.price, m.quantity, m.time):
@@ -294,7 +294,7 @@ def _on_mark(sim: Record, m: Market) -> None:
     sim.symbols[0].mark_e8, sim.symbols[0].mark_is_last_price = mark.price_e8, mark.is_last_price
     sim.mark += 1
     core_rules.value_account(sim.account, sim.symbols, 0)
-    if sim.settings.triggers_by_mark and sim.symbols[0].has_position:
+    if sim.settings.triggers_by_mark and sim.symbols[0].in_round_trip:
         _set_last_prices(sim, m, sim.row)
     loop_matching.on_mark_price(sim, m, mark.price_e8, mark.time, mark.funding_rate)
 

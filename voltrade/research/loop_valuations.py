@@ -68,7 +68,7 @@ def skip_marks(sim: Record, m: Market, equity: Rows) -> None:
     """
     if sim.watch_is_stale:
         loop_matching.update_watch(sim)
-    if sim.is_busy or (sim.symbols[0].has_position and sim.settings.triggers_by_mark):
+    if sim.is_busy or (sim.symbols[0].in_round_trip and sim.settings.triggers_by_mark):
         return
     is_flat = sim.symbols[0].quantity == 0
     end = min(len(m.marks), sim.mark + len(equity) - len(sim.account.equity) - sim.equity_written)
