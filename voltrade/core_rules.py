@@ -355,7 +355,8 @@ def fill_gate_inputs(account: Record, symbol: Record, signal: Record) -> None:
     given["day_end"] = signal.day_end
     given["paused"] = account.paused != states.NONE
     given["reconciled"] = symbol.reconciled
-    given["orders_unsettled"] = order_queries.has_unknown(symbol) or not order_queries.has_room(symbol, records.SPARE)
+    is_full = not order_queries.has_room(symbol, records.SPARE)
+    given["orders_unsettled"] = is_full or order_queries.has_unsettled_order(symbol)
     given["position_open"] = symbol.in_round_trip
     given["last_exit_time"] = symbol.last_exit_time
     given["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
@@ -490,4 +491,4 @@ def _answer_question(account: Record, symbols: Rows, index: int, question: int) 
         return position_timers.orders_due(symbols[index])
     if question == records.WAKE_AT_BAR:
         return wake_at_bar(symbols[index])
-    return 1 if order_queries.has_unknown(symbols[index]) else 0
+    return 1 if order_queries.has_unsettled_order(symbols[index]) else 0

@@ -159,9 +159,9 @@ class OrderMonitor:
         return int(self._row["ignored"])
 
     @property
-    def has_unknown(self) -> bool:
+    def has_unsettled_order(self) -> bool:
         """Whether the outcome of an order is unknown, or a cancel is in flight."""
-        return bool(self._books.ask(records.HAS_UNKNOWN, self._index))
+        return bool(self._books.ask(records.HAS_UNSETTLED_ORDER, self._index))
 
     @property
     def agreed_trade_id(self) -> int:

@@ -215,7 +215,7 @@ def newest_stop(symbol: Record) -> int:
 
 
 @compiled_part
-def has_unknown(symbol: Record) -> bool:
+def has_unsettled_order(symbol: Record) -> bool:
     """Return whether the outcome of an order is unknown, or a cancel is in flight."""
     for row in range(symbol.order_count):
         order = symbol.orders[row]

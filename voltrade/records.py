@@ -190,7 +190,7 @@ ACCOUNT = record_dtype(
 ) = range(17)  # fmt: skip
 """Kinds of events."""
 
-NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNKNOWN, WAKE_AT_BAR = range(5)
+NEXT_DUE, IS_FINISHED, ORDERS_DUE, HAS_UNSETTLED_ORDER, WAKE_AT_BAR = range(5)
 """Questions of an ASKED event."""
 
 NO_SYMBOL = 1

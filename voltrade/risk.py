@@ -72,7 +72,7 @@ GATE_INPUTS = record_dtype(
         ("reconciled", np.bool_),  # our books agree with the account that was read last
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
-        ("orders_unsettled", np.bool_),  # an outcome is unknown, a cancel is in flight, or too few rows are free
+        ("orders_unsettled", np.bool_),  # `order_queries.has_unsettled_order()`, or too few rows are free
         ("position_open", np.bool_),  # or an entry is in flight
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar

@@ -307,10 +307,10 @@ def test_an_unknown_entry_is_looked_up_and_found() -> None:
     harness = Harness()
     [lookup] = harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
     assert isinstance(lookup, LookupOrder)
-    assert harness.monitor.has_unknown
+    assert harness.monitor.has_unsettled_order
     found = harness.update(ENTRY, "NEW")
     harness.reply(ENTRY, "lookup", Outcome.ACCEPTED, order=found)
-    assert not harness.monitor.has_unknown
+    assert not harness.monitor.has_unsettled_order
     assert harness.monitor.orders[ENTRY].state == "NEW"
 
 

@@ -366,11 +366,11 @@ def test_a_conditional_order_takes_nothing_from_the_state_of_what_it_became(name
 def test_a_cancel_under_way_is_not_resolved() -> None:
     harness = Harness()
     harness.order(ENTRY, "NEW")
-    assert not harness.monitor.has_unknown
+    assert not harness.monitor.has_unsettled_order
     harness.note(cancel_entry(harness.monitor, harness.time, "ON_HOLD"))
-    assert harness.monitor.has_unknown
+    assert harness.monitor.has_unsettled_order
     harness.reply(ENTRY, "cancel", Outcome.ACCEPTED)
-    assert not harness.monitor.has_unknown
+    assert not harness.monitor.has_unsettled_order
 
 
 def restored(harness: Harness, **changed: Any) -> OrderMonitor:
@@ -1019,13 +1019,13 @@ def test_an_orphan_whose_cancel_and_look_up_failed_is_looked_up_until_it_is_gone
     assert isinstance(look_up, LookupOrder)
     for _ in range(3):  # as long as the outage lasts
         answer(harness, orphan, "lookup", Outcome.UNKNOWN)
-        assert harness.monitor.has_unknown, "no entry meanwhile"
+        assert harness.monitor.has_unsettled_order, "no entry meanwhile"
         assert asked_after(harness) == [name]
         harness.monitor.on_snapshot(reading(harness, orphan))
     assert canceled_of(answer(harness, orphan, "lookup", Outcome.ACCEPTED)) == [name], "the first cancel was lost"
     answer(harness, orphan, "cancel", Outcome.ACCEPTED)
     assert harness.monitor.orders[name].state == "CANCELED"
-    assert not harness.monitor.has_unknown
+    assert not harness.monitor.has_unsettled_order
 
 
 @pytest.mark.parametrize("is_covered", [True, False], ids=["in position", "flat"])
@@ -1043,7 +1043,7 @@ def test_an_orphan_that_the_exchange_has_no_more_is_concluded_gone(is_covered: b
         if told:
             break
     assert told == ["ORDER_GONE"]
-    assert not harness.monitor.has_unknown
+    assert not harness.monitor.has_unsettled_order
 
 
 def test_a_stop_that_comes_after_its_round_trip_is_looked_up_until_its_cancel_is_known() -> None:
@@ -1061,10 +1061,10 @@ def test_a_stop_that_comes_after_its_round_trip_is_looked_up_until_its_cancel_is
     assert canceled_of(harness.algo(STOP, "NEW")) == [STOP]
     harness.reply(STOP, "cancel", Outcome.UNKNOWN)
     harness.reply(STOP, "lookup", Outcome.UNKNOWN)
-    assert harness.monitor.has_unknown
+    assert harness.monitor.has_unsettled_order
     assert asked_after(harness) == [STOP]
     harness.algo(STOP, "CANCELED")
-    assert not harness.monitor.has_unknown
+    assert not harness.monitor.has_unsettled_order
 
 
 def test_a_restart_looks_up_an_orphan_whose_cancel_was_under_way() -> None:
