@@ -263,7 +263,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _check_by_orders(arguments: argparse.Namespace) -> int:
-    from voltrade.engine.contact.check import VERDICTS, check_exchange
+    from voltrade.engine.demo_check.check import VERDICTS, check_exchange
 
     folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     checking = check_exchange(_config(arguments), os.environ, folder, lambda row: print(printable(row), flush=True))

@@ -21,7 +21,7 @@ from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, FakeBinance, Say, e
 
 from voltrade.config import Config
 from voltrade.engine import modes
-from voltrade.engine.contact.passed import exchange_version, keep_passed
+from voltrade.engine.demo_check.passed import exchange_version, keep_passed
 from voltrade.engine.doctor import examine
 from voltrade.engine.engine import Engine
 from voltrade.engine.engine_process import run as run_engine

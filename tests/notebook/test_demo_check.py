@@ -9,8 +9,8 @@ import pytest
 
 from voltrade.__main__ import _config, _parser, main
 from voltrade.config import Config
-from voltrade.engine.contact.check import REPORT, VERDICTS
-from voltrade.engine.contact.report import Report, Row
+from voltrade.engine.demo_check.check import REPORT, VERDICTS
+from voltrade.engine.demo_check.report import Report, Row
 from voltrade.errors import SessionError
 from voltrade.notebook.demo_check import DemoCheck, _given
 

@@ -44,7 +44,7 @@ ONLY_IN = {
     "ccxt": {"exchange.ccxt_binance"},
     "aiohttp": {
         "exchange.client", "venue.server", "venue.streams", "venue.injection", "engine.venue_process", "data.sources",
-        "engine.contact.frames",
+        "engine.demo_check.frames",
     },
     "plotly": {
         "report.charts", "report.chart_style", "report.tape_charts", "report.sweep_charts", "report.research_chart",
@@ -202,7 +202,7 @@ def test_no_function_stands_in_two_modules() -> None:
 
 AWAITED = {
     "engine.resumption": 2, "engine.engine": 1, "live": 1, "exchange.account_reader": 1, "exchange.fee_prices": 1,
-    "exchange.streams": 1, "exchange.trade_sequence": 1, "engine.contact.check": 1, "engine.contact.frames": 1,
+    "exchange.streams": 1, "exchange.trade_sequence": 1, "engine.demo_check.check": 1, "engine.demo_check.frames": 1,
     "background": 1,
 }  # fmt: skip
 """How many tasks each module makes by itself: whoever makes one looks at how it ends. Others are `background`'s, or of

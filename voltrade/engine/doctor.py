@@ -16,7 +16,7 @@ from voltrade.config import Config
 from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, day_by_range, symbol_threshold
 from voltrade.engine.account_history import known_final_state
 from voltrade.engine.checks import Check
-from voltrade.engine.contact.passed import check_demo_check
+from voltrade.engine.demo_check.passed import check_demo_check
 from voltrade.engine.modes import Wiring, reach
 from voltrade.engine.notifier import Notifier
 from voltrade.engine.permission import permit

@@ -33,8 +33,8 @@ from voltrade.engine.account_history import (
     units_of,
 )
 from voltrade.engine.checks import Check, has_our_position, refused
-from voltrade.engine.contact.passed import check_demo_check
 from voltrade.engine.control import Control
+from voltrade.engine.demo_check.passed import check_demo_check
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
 from voltrade.engine.modes import SELDOM_S, Known, Wiring, waited_for, wire

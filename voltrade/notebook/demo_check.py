@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from voltrade.config import Config
-from voltrade.engine.contact.check import REPORT, VERDICTS
+from voltrade.engine.demo_check.check import REPORT, VERDICTS
 from voltrade.errors import SessionError
 from voltrade.runs.listing import project_root
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
-from voltrade.engine.contact.frames import Frame, FrameRecord, Listener
-from voltrade.engine.contact.report import Report, Row, Verdict
+from voltrade.engine.demo_check.frames import Frame, FrameRecord, Listener
+from voltrade.engine.demo_check.report import Report, Row, Verdict
 from voltrade.engine.modes import Wiring
 from voltrade.errors import ExchangeError, VoltradeError
 from voltrade.exchange.account_facts import least_lots
@@ -25,7 +25,7 @@ EVENT_WITHIN_S = 5.0
 
 
 @dataclass
-class Contact:
+class CheckContext:
     """One check in progress."""
 
     wiring: Wiring

@@ -20,10 +20,10 @@ import pytest
 
 from voltrade.config import Config
 from voltrade.data.synthetic import synthetic_market
-from voltrade.engine.contact import money, stops
-from voltrade.engine.contact.check import FRAMES, REPORT, VERDICTS, check_exchange
-from voltrade.engine.contact.passed import account_kind, exchange_version, keep_passed, last_passed, passed_check
-from voltrade.engine.contact.report import QUESTIONS, Report
+from voltrade.engine.demo_check import money, stops
+from voltrade.engine.demo_check.check import FRAMES, REPORT, VERDICTS, check_exchange
+from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed, last_passed, passed_check
+from voltrade.engine.demo_check.report import QUESTIONS, Report
 from voltrade.errors import ConfigError, SessionError
 from voltrade.exchange.account_facts import SymbolFacts
 from voltrade.model import DAY_MS, Trades
@@ -246,8 +246,8 @@ def test_a_check_that_is_interrupted_cleans_up(tmp_path: Path, monkeypatch: pyte
     async def story() -> None:
         running: list[asyncio.Task[Report]] = []
 
-        async def interrupt(contact: Any) -> None:
-            assert contact.lots > 0
+        async def interrupt(context: Any) -> None:
+            assert context.lots > 0
             running[0].cancel()
             await asyncio.sleep(30)
 
@@ -264,7 +264,7 @@ def test_a_check_that_is_interrupted_cleans_up(tmp_path: Path, monkeypatch: pyte
 
 
 class Wreck:
-    """A contact whose orders can't be read, and whose first stop can't be cancelled."""
+    """A context whose orders can't be read, and whose first stop can't be cancelled."""
 
     symbol, instrument = "BTCUSDT", shipped_instrument("BTCUSDT")
 

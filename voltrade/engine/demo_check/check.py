@@ -18,11 +18,11 @@ from pathlib import Path
 
 from voltrade.config import Config
 from voltrade.engine.account_history import last_final_state, open_ledger
-from voltrade.engine.contact import market, money, orders, private_stream, stops
-from voltrade.engine.contact.contact import Contact
-from voltrade.engine.contact.frames import FrameRecord
-from voltrade.engine.contact.passed import account_kind, exchange_version, keep_passed
-from voltrade.engine.contact.report import Report, Row
+from voltrade.engine.demo_check import market, money, orders, private_stream, stops
+from voltrade.engine.demo_check.context import CheckContext
+from voltrade.engine.demo_check.frames import FrameRecord
+from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed
+from voltrade.engine.demo_check.report import Report, Row
 from voltrade.engine.modes import Wiring, wire
 from voltrade.engine.permission import permit
 from voltrade.engine.preflight import preflight
@@ -86,9 +86,9 @@ async def check_exchange(
         wiring.rest.on_answer = record.on_answer
         _allow_streams(wiring)
         report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
-        contact = Contact(wiring, report, record, on_row, f"{int(time.time()):x}")
-        await _begin(contact, last_final_state(ledger, "", folder))
-        await _check(contact)
+        context = CheckContext(wiring, report, record, on_row, f"{int(time.time()):x}")
+        await _begin(context, last_final_state(ledger, "", folder))
+        await _check(context)
         _save(report, folder, wiring, environment)
     return report
 
@@ -100,61 +100,61 @@ def _allow_streams(wiring: Wiring) -> None:
     wiring.exchange.pin(filter(None, known))
 
 
-async def _begin(contact: Contact, last: FinalState | None) -> None:
+async def _begin(context: CheckContext, last: FinalState | None) -> None:
     """Make the start-up table, the first rows of the check."""
-    for row in await preflight(contact.wiring, last):
-        contact.report.add(row)
-        contact.on_row(contact.report.rows[-1])
+    for row in await preflight(context.wiring, last):
+        context.report.add(row)
+        context.on_row(context.report.rows[-1])
 
 
-async def _check(contact: Contact) -> None:
-    rest = contact.wiring.rest
-    snapshot = await rest.snapshot(contact.symbol, 0)
-    contact.report.kind = account_kind(snapshot, await symbol_facts(rest, contact.symbol), contact.instrument)
-    contact.last_trade_id = max((fill.trade_id for fill in snapshot.fills), default=0)
-    contact.wallet_before = await contact.wallet()
+async def _check(context: CheckContext) -> None:
+    rest = context.wiring.rest
+    snapshot = await rest.snapshot(context.symbol, 0)
+    context.report.kind = account_kind(snapshot, await symbol_facts(rest, context.symbol), context.instrument)
+    context.last_trade_id = max((fill.trade_id for fill in snapshot.fills), default=0)
+    context.wallet_before = await context.wallet()
     try:
-        await _look(contact)
-        if await _may_trade(contact, snapshot):
-            await _trade(contact)
+        await _look(context)
+        if await _may_trade(context, snapshot):
+            await _trade(context)
     finally:
-        for listener in (*contact.users, *([contact.market] if contact.market else [])):
+        for listener in (*context.users, *([context.market] if context.market else [])):
             await listener.close()
 
 
-async def _look(contact: Contact) -> None:
+async def _look(context: CheckContext) -> None:
     """Look at what can be seen without an order."""
-    async with contact.part("address", "differs"):
-        await market.check_address(contact)
-    async with contact.part("filters"):
-        market.check_filters(contact)
-    async with contact.part("fee burn", "differs"):
-        burn = await contact.read("fapiPrivateGetFeeBurn")
-        contact.row("account", "fees in BNB", "", "yes" if burn.get("feeBurn") else "no")
-    async with contact.part("streams"):
-        own, *others = private_stream.stream_hosts(contact.wiring.endpoint)
+    async with context.part("address", "differs"):
+        await market.check_address(context)
+    async with context.part("filters"):
+        market.check_filters(context)
+    async with context.part("fee burn", "differs"):
+        burn = await context.read("fapiPrivateGetFeeBurn")
+        context.row("account", "fees in BNB", "", "yes" if burn.get("feeBurn") else "no")
+    async with context.part("streams"):
+        own, *others = private_stream.stream_hosts(context.wiring.endpoint)
         await asyncio.gather(
-            market.check_streams(contact, own, True), *(market.check_streams(contact, host, False) for host in others)
+            market.check_streams(context, own, True), *(market.check_streams(context, host, False) for host in others)
         )
-    async with contact.part("minute", "differs"):
-        await market.check_minute(contact)
-    async with contact.part("unknown orders"):
-        await market.check_symbol_lookup(contact)
-    async with contact.part("sizes"):
-        await orders.check_sizes(contact)
+    async with context.part("minute", "differs"):
+        await market.check_minute(context)
+    async with context.part("unknown orders"):
+        await market.check_symbol_lookup(context)
+    async with context.part("sizes"):
+        await orders.check_sizes(context)
 
 
-async def _may_trade(contact: Contact, snapshot: Snapshot) -> bool:
+async def _may_trade(context: CheckContext, snapshot: Snapshot) -> bool:
     """Whether orders may be sent: the start-up table is right, and nothing is open in the account."""
-    wrong = [row.item for row in contact.report.rows if row.part == "account" and row.verdict == "failed"]
-    facts = await account_facts(contact.wiring.rest)
+    wrong = [row.item for row in context.report.rows if row.part == "account" and row.verdict == "failed"]
+    facts = await account_facts(context.wiring.rest)
     is_empty = not (facts.positions or facts.orders or snapshot.position.quantity)
     reasons = [*wrong, *([] if is_empty else ["the account has a position or orders"])]
     found = "no order was sent: " + ", ".join(reasons) if reasons else "yes"
-    return contact.row("account", "orders may be sent", "a right table, and nothing open", found, not reasons)
+    return context.row("account", "orders may be sent", "a right table, and nothing open", found, not reasons)
 
 
-def _steps() -> list[tuple[str, Callable[[Contact], Awaitable[None]]]]:
+def _steps() -> list[tuple[str, Callable[[CheckContext], Awaitable[None]]]]:
     """Return the parts that send orders, in turn."""
     return [
         ("private stream", private_stream.open_private),
@@ -170,17 +170,17 @@ def _steps() -> list[tuple[str, Callable[[Contact], Awaitable[None]]]]:
     ]
 
 
-async def _trade(contact: Contact) -> None:
+async def _trade(context: CheckContext) -> None:
     """Send the orders; whatever happens, nothing is left open."""
     try:
         for name, do in _steps():
-            async with contact.part(name):
-                await do(contact)
-        contact.report.has_traded = contact.lots > 0
-        if contact.lots and any(row.item == "key rights" and "any address" in row.found for row in contact.report.rows):
-            contact.answer("key without addresses", "it can: the market order was accepted")
+            async with context.part(name):
+                await do(context)
+        context.report.has_traded = context.lots > 0
+        if context.lots and any(row.item == "key rights" and "any address" in row.found for row in context.report.rows):
+            context.answer("key without addresses", "it can: the market order was accepted")
     finally:
-        await _to_the_end(asyncio.create_task(_clean_up(contact)))
+        await _to_the_end(asyncio.create_task(_clean_up(context)))
 
 
 async def _to_the_end(task: asyncio.Task[None]) -> None:
@@ -195,14 +195,14 @@ async def _to_the_end(task: asyncio.Task[None]) -> None:
         raise asyncio.CancelledError
 
 
-async def _clean_up(contact: Contact) -> None:
-    async with contact.part("clean-up"):
-        await money.flatten(contact)
+async def _clean_up(context: CheckContext) -> None:
+    async with context.part("clean-up"):
+        await money.flatten(context)
         await asyncio.sleep(LATE_S)
-        await money.flatten(contact)
-        left = await money.what_is_left(contact)
+        await money.flatten(context)
+        left = await money.what_is_left(context)
         if left:
-            contact.row("money", "clean-up", "nothing is left", f"{left}: close it at Binance, in the app", ok=False)
+            context.row("money", "clean-up", "nothing is left", f"{left}: close it at Binance, in the app", ok=False)
 
 
 def _save(report: Report, folder: Path, wiring: Wiring, environment: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from voltrade.engine.contact.contact import Contact, coded
+from voltrade.engine.demo_check.context import CheckContext, coded
 from voltrade.exchange.client import Response
 from voltrade.model import OUR_ORDERS
 
@@ -21,14 +21,14 @@ BOOKED_WITHIN_S = 5
 """How long the account may take to book the last fill."""
 
 
-async def flatten(contact: Contact) -> None:
+async def flatten(context: CheckContext) -> None:
     """Cancel every order of the symbol that is ours, and close the position; try again while anything is left.
 
     Only what voltrade itself placed is touched: the check doesn't begin where an account holds anything else. Each step
     is tried whatever became of the others.
     """
     for attempt in range(FLATTEN_TRIES):
-        steps = (_cancel_orders(contact), _cancel_stops(contact), _close_position(contact))
+        steps = (_cancel_orders(context), _cancel_stops(context), _close_position(context))
         if all([await _is_clean(step) for step in steps]):
             return
         await asyncio.sleep(min(attempt, 5))
@@ -43,14 +43,14 @@ async def _is_clean(step: Awaitable[bool]) -> bool:
         return False
 
 
-async def _cancel_orders(contact: Contact) -> bool:
-    names = await _open_orders(contact)
-    return all([await _is_clean(_sent(contact.cancel(name))) for name in names]) and not names
+async def _cancel_orders(context: CheckContext) -> bool:
+    names = await _open_orders(context)
+    return all([await _is_clean(_sent(context.cancel(name))) for name in names]) and not names
 
 
-async def _cancel_stops(contact: Contact) -> bool:
-    names = await _open_stops(contact)
-    return all([await _is_clean(_sent(contact.cancel_stop(name))) for name in names]) and not names
+async def _cancel_stops(context: CheckContext) -> bool:
+    names = await _open_stops(context)
+    return all([await _is_clean(_sent(context.cancel_stop(name))) for name in names]) and not names
 
 
 async def _sent(request: Awaitable[Response]) -> bool:
@@ -58,59 +58,59 @@ async def _sent(request: Awaitable[Response]) -> bool:
     return True
 
 
-async def _close_position(contact: Contact) -> bool:
-    if held := await contact.position():
-        await _exit(contact, held, "ACK")
-        await contact.within_position(Decimal(0), 3.0)
+async def _close_position(context: CheckContext) -> bool:
+    if held := await context.position():
+        await _exit(context, held, "ACK")
+        await context.within_position(Decimal(0), 3.0)
     return not held
 
 
-async def _open_orders(contact: Contact) -> list[str]:
+async def _open_orders(context: CheckContext) -> list[str]:
     """Return the names of our open ordinary orders."""
-    return _ours(await contact.read("fapiPrivateGetOpenOrders", symbol=contact.symbol), "clientOrderId")
+    return _ours(await context.read("fapiPrivateGetOpenOrders", symbol=context.symbol), "clientOrderId")
 
 
-async def _open_stops(contact: Contact) -> list[str]:
+async def _open_stops(context: CheckContext) -> list[str]:
     """Return the names of our open conditional orders."""
-    return _ours(await contact.read("fapiPrivateGetOpenAlgoOrders", symbol=contact.symbol), "clientAlgoId")
+    return _ours(await context.read("fapiPrivateGetOpenAlgoOrders", symbol=context.symbol), "clientAlgoId")
 
 
 def _ours(rows: list[Any], name: str) -> list[str]:
     return [row[name] for row in rows if str(row[name]).startswith(OUR_ORDERS)]
 
 
-async def _exit(contact: Contact, held: Decimal, answer: str) -> Response:
+async def _exit(context: CheckContext, held: Decimal, answer: str) -> Response:
     """Close a position at market, reduce-only."""
-    lots = min(int(abs(held) / contact.instrument.step_size), contact.instrument.market_max_quantity)
-    side, name = "SELL" if held > 0 else "BUY", contact.new_name("x")
-    return await contact.order(side, lots, name, type="MARKET", reduceOnly="true", newOrderRespType=answer)
+    lots = min(int(abs(held) / context.instrument.step_size), context.instrument.market_max_quantity)
+    side, name = "SELL" if held > 0 else "BUY", context.new_name("x")
+    return await context.order(side, lots, name, type="MARKET", reduceOnly="true", newOrderRespType=answer)
 
 
-async def check_flat(contact: Contact) -> None:
+async def check_flat(context: CheckContext) -> None:
     """Close whatever is left, and check that nothing is."""
-    held = await contact.position()
+    held = await context.position()
     if held:
-        closed = await _exit(contact, held, "RESULT")
-        contact.row(PART, "reduce-only exit", "accepted", f"{held:f}: {coded(closed)}", closed.status == 200)
-        await contact.within_position(Decimal(0), 5.0)
-    await flatten(contact)
-    left = await what_is_left(contact)
-    contact.row(PART, "flat, without orders", "nothing is left", left or "nothing is left", not left)
-    again = await contact.order(
-        "SELL", contact.instrument.min_quantity, contact.new_name("x"), type="MARKET", reduceOnly="true"
+        closed = await _exit(context, held, "RESULT")
+        context.row(PART, "reduce-only exit", "accepted", f"{held:f}: {coded(closed)}", closed.status == 200)
+        await context.within_position(Decimal(0), 5.0)
+    await flatten(context)
+    left = await what_is_left(context)
+    context.row(PART, "flat, without orders", "nothing is left", left or "nothing is left", not left)
+    again = await context.order(
+        "SELL", context.instrument.min_quantity, context.new_name("x"), type="MARKET", reduceOnly="true"
     )
-    contact.row(PART, "reduce-only while flat", "-2022", coded(again), again.code == -2022)
+    context.row(PART, "reduce-only while flat", "-2022", coded(again), again.code == -2022)
 
 
-async def what_is_left(contact: Contact) -> str:
+async def what_is_left(context: CheckContext) -> str:
     """Return what the symbol still has, position and orders, or that it can't be read; empty for nothing."""
 
     async def listed(call: str, what: str) -> str:
-        count = len(await contact.read(call, symbol=contact.symbol))
+        count = len(await context.read(call, symbol=context.symbol))
         return f"{count} {what}" if count else ""
 
     async def position() -> str:
-        held = await contact.position()
+        held = await context.position()
         return f"a position of {held:f}" if held else ""
 
     parts = {
@@ -144,68 +144,68 @@ class Booked(NamedTuple):
         return self.realised - self.fees + self.funding
 
 
-async def check_wallet(contact: Contact) -> None:
+async def check_wallet(context: CheckContext) -> None:
     """Compare the wallet's change with realised profit, fees and funding, to 1e-8.
 
     Trades, income and wallet may be behind the last fill: they are read again while they differ, for some seconds.
     """
-    booked = await _booked(contact)
+    booked = await _booked(context)
     for _ in range(BOOKED_WITHIN_S):
         if booked.change == booked.expected:
             break
         await asyncio.sleep(1)
-        booked = await _booked(contact)
+        booked = await _booked(context)
     realised, fees, others, funding, change = booked
     found = f"{change:f}: realised {realised:f}, fees {-fees:f}, funding {funding:f}"
     found += f"; further fees in {', '.join(others)}" if others else ""
-    contact.row(PART, "wallet to 1e-8", f"{booked.expected:f}", found, change == booked.expected)
-    _check_events(contact, booked)
+    context.row(PART, "wallet to 1e-8", f"{booked.expected:f}", found, change == booked.expected)
+    _check_events(context, booked)
 
 
-def _check_events(contact: Contact, booked: Booked) -> None:
+def _check_events(context: CheckContext, booked: Booked) -> None:
     """Compare what the private stream told of the fills with what the account booked."""
-    for frame in contact.users[0].frames:
+    for frame in context.users[0].frames:
         if frame.body.get("a", {}).get("m") == "FUNDING_FEE":
-            contact.answer("funding event", f"S is {frame.body['a'].get('S')}, B {frame.body['a'].get('B')}")
-    quote, fills = contact.instrument.quote_asset, _fills(contact)
+            context.answer("funding event", f"S is {frame.body['a'].get('S')}, B {frame.body['a'].get('B')}")
+    quote, fills = context.instrument.quote_asset, _fills(context)
     told = sum((Decimal(str(frame.order.get("rp") or 0)) for frame in fills), Decimal(0))
-    contact.row(PART, "realised by events", f"{booked.realised:f}", f"{told:f}", told == booked.realised)
+    context.row(PART, "realised by events", f"{booked.realised:f}", f"{told:f}", told == booked.realised)
     paid = sum((Decimal(str(f.order.get("n") or 0)) for f in fills if f.order.get("N") == quote), Decimal(0))
-    contact.row(PART, "fees by events", f"{booked.fees:f}", f"{paid:f}", paid == booked.fees)
+    context.row(PART, "fees by events", f"{booked.fees:f}", f"{paid:f}", paid == booked.fees)
 
 
-async def _booked(contact: Contact) -> Booked:
-    trades, quote = await _trades(contact), contact.instrument.quote_asset
+async def _booked(context: CheckContext) -> Booked:
+    trades, quote = await _trades(context), context.instrument.quote_asset
     return Booked(
         realised=sum((Decimal(row["realizedPnl"]) for row in trades), Decimal(0)),
         fees=sum((Decimal(row["commission"]) for row in trades if row["commissionAsset"] == quote), Decimal(0)),
         other_fees=sorted({str(row["commissionAsset"]) for row in trades} - {quote}),
-        funding=await _funding(contact),
-        change=await contact.wallet() - contact.wallet_before,
+        funding=await _funding(context),
+        change=await context.wallet() - context.wallet_before,
     )
 
 
-def _fills(contact: Contact) -> list[Any]:
+def _fills(context: CheckContext) -> list[Any]:
     """Return the fills that the private stream told of, each once."""
     fills = {
         frame.order["t"]: frame
-        for frame in contact.users[0].frames
+        for frame in context.users[0].frames
         if frame.kind == "ORDER_TRADE_UPDATE" and frame.order.get("x") == "TRADE"
     }
     return list(fills.values())
 
 
-async def _trades(contact: Contact) -> list[Any]:
+async def _trades(context: CheckContext) -> list[Any]:
     """Return the symbol's trades since the check began.
 
     They are asked for by time: of an account that has not traded for a week no last trade is known to count from.
     """
-    rows = await contact.read("fapiPrivateGetUserTrades", symbol=contact.symbol, startTime=contact.report.begun)
-    return [row for row in rows if row["id"] > contact.last_trade_id]
+    rows = await context.read("fapiPrivateGetUserTrades", symbol=context.symbol, startTime=context.report.begun)
+    return [row for row in rows if row["id"] > context.last_trade_id]
 
 
-async def _funding(contact: Contact) -> Decimal:
+async def _funding(context: CheckContext) -> Decimal:
     """Return the funding of the symbol since the check began."""
-    rows = await contact.read("fapiPrivateGetIncome", symbol=contact.symbol, startTime=contact.report.begun)
+    rows = await context.read("fapiPrivateGetIncome", symbol=context.symbol, startTime=context.report.begun)
     paid = (Decimal(row["income"]) for row in rows if row["incomeType"] == "FUNDING_FEE")
     return sum(paid, Decimal(0))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
-from voltrade.engine.contact.contact import EVENT_WITHIN_S, Contact, coded
-from voltrade.engine.contact.frames import Frame, Listener
+from voltrade.engine.demo_check.context import EVENT_WITHIN_S, CheckContext, coded
+from voltrade.engine.demo_check.frames import Frame, Listener
 from voltrade.exchange.binance import STREAM_HOSTS, Endpoint
 
 EXPIRY_WITHIN_S = 3.0
@@ -21,10 +21,10 @@ def stream_hosts(endpoint: Endpoint) -> list[str]:
     return [endpoint.stream, *(host for host in others if host != endpoint.stream)]
 
 
-async def open_private(contact: Contact) -> None:
+async def open_private(context: CheckContext) -> None:
     """Open the private stream in each way that clients use, and with a key that nobody has."""
-    key = await contact.wiring.rest.listen_key()
-    own, *others = stream_hosts(contact.wiring.endpoint)
+    key = await context.wiring.rest.listen_key()
+    own, *others = stream_hosts(context.wiring.endpoint)
     made_up = f"{'0' * len(key)}"
     urls = {
         "?listenKey=": f"{own}/private/ws?listenKey={key}",
@@ -33,64 +33,64 @@ async def open_private(contact: Contact) -> None:
         **{urlsplit(host).netloc: f"{host}/private/ws?listenKey={key}" for host in others},
         "a made-up key": f"{own}/private/ws?listenKey={made_up}",
     }
-    exchange = contact.wiring.exchange
-    contact.users = [Listener(name, url, exchange, contact.record) for name, url in urls.items()]
-    await asyncio.gather(*(user.open() for user in contact.users))
-    first = contact.users[0]
-    contact.row("private", "private stream opens", "connected", first.error or "connected", first.is_open)
+    exchange = context.wiring.exchange
+    context.users = [Listener(name, url, exchange, context.record) for name, url in urls.items()]
+    await asyncio.gather(*(user.open() for user in context.users))
+    first = context.users[0]
+    context.row("private", "private stream opens", "connected", first.error or "connected", first.is_open)
 
 
-async def check_paths(contact: Contact) -> None:
+async def check_paths(context: CheckContext) -> None:
     """Tell which of the open private streams brought events; the first must."""
-    for user in contact.users:
+    for user in context.users:
         kinds = sorted({frame.kind for frame in user.frames} & set(KINDS))
         found = ", ".join(kinds) or f"silent {user.error}".strip()
-        contact.answer("private stream", f"{user.name}: {found}")
+        context.answer("private stream", f"{user.name}: {found}")
         if user.name == "a made-up key":
             silence = "events of somebody" if kinds else user.error or "connected and silent"
-            contact.row("private", user.name, "silent or refused", silence, not kinds)
-            contact.answer("listen key", f"made-up key: {silence}")
-        elif user is contact.users[0]:
+            context.row("private", user.name, "silent or refused", silence, not kinds)
+            context.answer("listen key", f"made-up key: {silence}")
+        elif user is context.users[0]:
             has_all = {"ORDER_TRADE_UPDATE", "ACCOUNT_UPDATE", "ALGO_UPDATE"} <= set(kinds)
-            contact.row("private", f"events by {user.name}", "orders, account, conditional orders", found, has_all)
+            context.row("private", f"events by {user.name}", "orders, account, conditional orders", found, has_all)
         else:
-            contact.row("private", f"events by {user.name}", "the same, or none", found, bool(kinds) or "differs")
+            context.row("private", f"events by {user.name}", "the same, or none", found, bool(kinds) or "differs")
 
 
-async def check_listen_key(contact: Contact) -> None:
+async def check_listen_key(context: CheckContext) -> None:
     """Delete the listen key, wait for its event, and recover as trading does: a new key, a new connection, an event."""
-    old = contact.users[0]
+    old = context.users[0]
     seen = len(old.frames)
-    deleted = await contact.ask("fapiPrivateDeleteListenKey")
-    contact.row("private", "delete the listen key", "accepted", coded(deleted), deleted.status == 200)
+    deleted = await context.ask("fapiPrivateDeleteListenKey")
+    context.row("private", "delete the listen key", "accepted", coded(deleted), deleted.status == 200)
     expired = await old.first(_is_expiry, EXPIRY_WITHIN_S, since=seen)
     said = "listenKeyExpired" if expired else f"nothing within {EXPIRY_WITHIN_S:.0f} s"
-    contact.row("private", "its expiry is told", "listenKeyExpired", said, "ok" if expired else "differs")
-    put = await contact.ask("fapiPrivatePutListenKey")
-    contact.row("private", "PUT after the delete", "-1125", coded(put), put.code == -1125 or "differs")
-    contact.answer("listen key", f"DELETE: {said}; PUT afterwards: {coded(put)}")
-    await _recover(contact)
+    context.row("private", "its expiry is told", "listenKeyExpired", said, "ok" if expired else "differs")
+    put = await context.ask("fapiPrivatePutListenKey")
+    context.row("private", "PUT after the delete", "-1125", coded(put), put.code == -1125 or "differs")
+    context.answer("listen key", f"DELETE: {said}; PUT afterwards: {coded(put)}")
+    await _recover(context)
 
 
 def _is_expiry(frame: Frame) -> bool:
     return frame.kind == "listenKeyExpired"
 
 
-async def _recover(contact: Contact) -> None:
+async def _recover(context: CheckContext) -> None:
     """Dial with a new key, and let the leverage change and change back, which is told while flat."""
-    key = await contact.wiring.rest.listen_key()
-    url = f"{contact.wiring.endpoint.stream}/private/ws?listenKey={key}"
-    again = Listener("after the delete", url, contact.wiring.exchange, contact.record)
+    key = await context.wiring.rest.listen_key()
+    url = f"{context.wiring.endpoint.stream}/private/ws?listenKey={key}"
+    again = Listener("after the delete", url, context.wiring.exchange, context.record)
     await again.open()
-    leverage = contact.wiring.config.risk.leverage
-    begun = contact.now
+    leverage = context.wiring.config.risk.leverage
+    begun = context.now
     try:
         for value in (leverage - 1 if leverage > 1 else 2, leverage):  # not above what an authorisation may allow
-            await contact.read("fapiPrivatePostLeverage", symbol=contact.symbol, leverage=value)
+            await context.read("fapiPrivatePostLeverage", symbol=context.symbol, leverage=value)
         event = await again.first(lambda frame: frame.kind == "ACCOUNT_CONFIG_UPDATE", EVENT_WITHIN_S)
     finally:
-        await contact.ask("fapiPrivatePostLeverage", symbol=contact.symbol, leverage=leverage)
+        await context.ask("fapiPrivatePostLeverage", symbol=context.symbol, leverage=leverage)
     took = event.at - begun if event else 0
     found = f"ACCOUNT_CONFIG_UPDATE after {took:,} ms" if event else f"no event {again.error}".strip()
-    contact.row("private", "recovery of the stream", "an event on a new key", found, event is not None, took)
+    context.row("private", "recovery of the stream", "an event on a new key", found, event is not None, took)
     await again.close()

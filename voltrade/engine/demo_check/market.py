@@ -9,8 +9,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from voltrade.engine.contact.contact import Contact, coded
-from voltrade.engine.contact.frames import Frame, Listener
+from voltrade.engine.demo_check.context import CheckContext, coded
+from voltrade.engine.demo_check.frames import Frame, Listener
 from voltrade.errors import DataError, VoltradeError
 from voltrade.exchange.account_reader import PAGE
 from voltrade.exchange.binance import connect
@@ -28,9 +28,9 @@ MINUTE_MS = 60_000
 MADE_UP_KEY = "A" * 64
 
 
-async def check_address(contact: Contact) -> None:
+async def check_address(context: CheckContext) -> None:
     """Show a made-up key: how it is refused, and from which address we come where the refusal tells it."""
-    wiring = contact.wiring
+    wiring = context.wiring
     stranger = connect(wiring.endpoint, Credentials(MADE_UP_KEY, MADE_UP_KEY), wiring.clock, 5_000)
     try:
         response = await BinanceRestClient(stranger).ask("fapiPrivateGetAccountConfig")
@@ -39,41 +39,41 @@ async def check_address(contact: Contact) -> None:
     found = re.search(r"request ip: ([0-9a-fA-F.:]+)", response.text)
     address = f"; we come from {found[1]}" if found else ""
     refused = response.code in (-2014, -2015)
-    contact.row("market", "a made-up key", "refused with -2015 or -2014", f"{response.code}{address}", refused)
+    context.row("market", "a made-up key", "refused with -2015 or -2014", f"{response.code}{address}", refused)
 
 
-def check_filters(contact: Contact) -> None:
+def check_filters(context: CheckContext) -> None:
     """Compare the filters with those that voltrade ships for research."""
-    found, expected = contact.instrument, "as shipped; backtests use the shipped ones"
+    found, expected = context.instrument, "as shipped; backtests use the shipped ones"
     try:
         shipped = shipped_instrument(found.symbol)
     except VoltradeError:
-        contact.row("market", "filters", expected, "none are shipped for this symbol", "differs")
+        context.row("market", "filters", expected, "none are shipped for this symbol", "differs")
         return
     differing = [
         f"{part.name} {_plain(getattr(found, part.name))} not {_plain(getattr(shipped, part.name))}"
         for part in fields(Instrument)
         if part.name != "source" and getattr(found, part.name) != getattr(shipped, part.name)
     ]
-    contact.row("market", "filters", expected, "; ".join(differing) or "as shipped", "differs" if differing else "ok")
+    context.row("market", "filters", expected, "; ".join(differing) or "as shipped", "differs" if differing else "ok")
 
 
 def _plain(value: object) -> str:
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
-async def check_streams(contact: Contact, host: str, is_own: bool) -> None:
+async def check_streams(context: CheckContext, host: str, is_own: bool) -> None:
     """Open the market streams of a host and wait for the first message of each.
 
     Args:
-        contact: The check.
+        context: The check.
         host: Base address of the websockets.
         is_own: Whether trading uses it; another host's silence is no failure.
     """
-    name = contact.symbol.lower()
-    market = Listener("market", f"{host}/market/ws", contact.wiring.exchange, contact.record)
-    public = Listener("public", f"{host}/public/ws", contact.wiring.exchange, contact.record)
-    begun = contact.now
+    name = context.symbol.lower()
+    market = Listener("market", f"{host}/market/ws", context.wiring.exchange, context.record)
+    public = Listener("public", f"{host}/public/ws", context.wiring.exchange, context.record)
+    begun = context.now
     await asyncio.gather(market.open(f"{name}@aggTrade", f"{name}@markPrice@1s"), public.open(f"{name}@bookTicker"))
     waits = [(market, "aggTrade"), (market, "markPriceUpdate"), (public, "bookTicker")]
     firsts = await asyncio.gather(*(each.first(_of_kind(kind), FIRST_WITHIN_S) for each, kind in waits))
@@ -82,11 +82,11 @@ async def check_streams(contact: Contact, host: str, is_own: bool) -> None:
         took = first.at - begun if first else 0
         found = f"after {took:,} ms" if first else f"silent for {FIRST_WITHIN_S:.0f} s {listener.error}".strip()
         item = f"{kind}, {where}" if not is_own else kind
-        ok = first is not None and (not is_own or _is_readable(contact, first))
-        contact.row("market", item, "its first message, and one that trading reads", found, _judged(ok, is_own), took)
+        ok = first is not None and (not is_own or _is_readable(context, first))
+        context.row("market", item, "its first message, and one that trading reads", found, _judged(ok, is_own), took)
     await public.close()
     if is_own:
-        contact.market = market
+        context.market = market
     else:
         await market.close()
 
@@ -99,25 +99,25 @@ def _judged(ok: bool, is_own: bool) -> Any:
     return "ok" if ok else "failed" if is_own else "differs"
 
 
-def _is_readable(contact: Contact, frame: Frame) -> bool:
-    reader = MessageReader(contact.instrument)
+def _is_readable(context: CheckContext, frame: Frame) -> bool:
+    reader = MessageReader(context.instrument)
     try:
         if frame.kind == "aggTrade":
             reader.agg_trade(frame.body)
         elif frame.kind == "markPriceUpdate":
             reader.mark_price(frame.body)
     except DataError as error:
-        contact.row("market", f"reading {frame.kind}", "no error", str(error), ok=False)
+        context.row("market", f"reading {frame.kind}", "no error", str(error), ok=False)
         return False
     return True
 
 
-async def check_ids(contact: Contact) -> None:
+async def check_ids(context: CheckContext) -> None:
     """Look for gaps and for messages that can't be read in the trades that came during the check."""
-    assert contact.market is not None
-    frames = [frame for frame in contact.market.frames if frame.kind == "aggTrade"]
+    assert context.market is not None
+    frames = [frame for frame in context.market.frames if frame.kind == "aggTrade"]
     ids, unread = [], 0
-    reader = MessageReader(contact.instrument)
+    reader = MessageReader(context.instrument)
     for frame in frames:
         try:
             ids.append(reader.agg_trade(frame.body)[0])
@@ -126,49 +126,49 @@ async def check_ids(contact: Contact) -> None:
     gaps = [f"{a + 1} to {b - 1}" for a, b in pairwise(ids) if b != a + 1]
     found = f"{len(ids)} trades without a gap" if not gaps else f"missing or out of order: {', '.join(gaps[:3])}"
     found += f"; {unread} could not be read" if unread else ""
-    contact.row("market", "trade ids", "contiguous, and all read", found, bool(ids) and not gaps and not unread)
+    context.row("market", "trade ids", "contiguous, and all read", found, bool(ids) and not gaps and not unread)
 
 
-async def check_minute(contact: Contact) -> None:
+async def check_minute(context: CheckContext) -> None:
     """Compare the trades of the last whole minute with its kline."""
-    end = contact.now // MINUTE_MS * MINUTE_MS
+    end = context.now // MINUTE_MS * MINUTE_MS
     start = end - MINUTE_MS
-    trades = await _trades_between(contact, start, end)
-    rows = await contact.wiring.rest.minute_volumes(contact.symbol, start, 1)
+    trades = await _trades_between(context, start, end)
+    rows = await context.wiring.rest.minute_volumes(context.symbol, start, 1)
     if trades is None or not rows or rows[0][0] != start:
-        contact.row("market", "kline of a minute", "the trades' sums", "too many trades, or no kline", "differs")
+        context.row("market", "kline of a minute", "the trades' sums", "too many trades, or no kline", "differs")
         return
     volume, notional = sum(lots for lots, _ in trades), sum(lots * price for lots, price in trades)
-    step = contact.instrument.step_size
+    step = context.instrument.step_size
     found = f"{len(trades)} trades, {volume * step:f}; kline {rows[0][1] * step:f}"
     same = (volume, notional) == rows[0][1:]
-    contact.row("market", "kline of a minute", "volume and notional of its trades", found, same or "differs")
+    context.row("market", "kline of a minute", "volume and notional of its trades", found, same or "differs")
 
 
-async def _trades_between(contact: Contact, start: int, end: int) -> list[tuple[int, int]] | None:
+async def _trades_between(context: CheckContext, start: int, end: int) -> list[tuple[int, int]] | None:
     """Return lots and price of the trades of a span; None if they are more than the pages allowed."""
-    rest = contact.wiring.rest
-    page = await rest.agg_trades(contact.symbol, start=start, limit=PAGE)
+    rest = context.wiring.rest
+    page = await rest.agg_trades(context.symbol, start=start, limit=PAGE)
     found: list[tuple[int, int]] = []
     for _ in range(PAGES):
         found += [(lots, price) for _, price, lots, time, _ in page if start <= time < end]
         if len(page) < PAGE or page[-1][3] >= end:
             return found
-        page = await rest.agg_trades(contact.symbol, from_id=page[-1][0] + 1, limit=PAGE)
+        page = await rest.agg_trades(context.symbol, from_id=page[-1][0] + 1, limit=PAGE)
     return None
 
 
-async def check_symbol_lookup(contact: Contact) -> None:
+async def check_symbol_lookup(context: CheckContext) -> None:
     """Ask for what does not exist: an order, a conditional order, and the cancel of one."""
-    name = contact.new_name("u")
+    name = context.new_name("u")
     asked = {
-        "unknown order": ("fapiPrivateGetOrder", {"symbol": contact.symbol, "origClientOrderId": name}, (-2013,)),
+        "unknown order": ("fapiPrivateGetOrder", {"symbol": context.symbol, "origClientOrderId": name}, (-2013,)),
         "unknown stop": ("fapiPrivateGetAlgoOrder", {"clientAlgoId": name}, (-2013, -20124)),
         "cancel of an unknown order": (
-            "fapiPrivateDeleteOrder", {"symbol": contact.symbol, "origClientOrderId": name}, (-2011,)),
+            "fapiPrivateDeleteOrder", {"symbol": context.symbol, "origClientOrderId": name}, (-2011,)),
         "cancel of an unknown stop": ("fapiPrivateDeleteAlgoOrder", {"clientAlgoId": name}, (-2011, -20124)),
     }  # fmt: skip
     for item, (call, params, codes) in asked.items():
-        response = await contact.ask(call, **params)
-        contact.row("orders", item, f"code {' or '.join(map(str, codes))}", coded(response), response.code in codes)
-        contact.answer("unknown orders", f"{item} {response.code}")
+        response = await context.ask(call, **params)
+        context.row("orders", item, f"code {' or '.join(map(str, codes))}", coded(response), response.code in codes)
+        context.answer("unknown orders", f"{item} {response.code}")
