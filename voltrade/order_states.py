@@ -192,7 +192,7 @@ RESIZE_EVERY_MS = 500
 PROTECT_WITHIN_MS = 3_000
 """A position that orders at the exchange don't cover for this long is closed at market; so is one whose triggered
 stop fills nothing for this long. A restart begins the time again."""
-ANSWER_WITHIN_MS = 1_500
+RESEND_UNANSWERED_AFTER_MS = 1_500
 """A stop or exit that the exchange has not acknowledged after this long no longer counts, and another is sent."""
 QUICK_TRIES, MAX_PROTECT_DOUBLINGS = 4, 2
 """For stops and exits the pauses begin to double after this many tries, and grow to four times at most."""

@@ -198,7 +198,7 @@ def resend_stop_at(symbol: Record) -> int:
 def _answer_timeout(count: int) -> int:
     """Return how long a stop or exit may go without an answer, in ms: up to four times as long once QUICK_TRIES were
     sent for the position, whether because of a missing answer or not."""
-    return int(states.ANSWER_WITHIN_MS << protect_doublings(count))
+    return int(states.RESEND_UNANSWERED_AFTER_MS << protect_doublings(count))
 
 
 @compiled_part

@@ -342,7 +342,7 @@ def test_the_end_of_the_guardian_is_noticed_at_once(pair: tuple[socket.socket, H
 def test_a_guardian_that_does_not_answer_is_lost_too(
     pair: tuple[socket.socket, Heartbeat], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(heartbeat, "GUARDIAN_TIMEOUT_S", 0.2)
     monkeypatch.setattr(heartbeat, "EVERY_S", 0.05)
     lost: list[str] = []
     ours, beat = pair

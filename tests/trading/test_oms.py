@@ -39,12 +39,12 @@ from voltrade.oms import OrderMonitor
 from voltrade.order_queries import price_from_average
 from voltrade.order_states import (
     ALGO_MOVES,
-    ANSWER_WITHIN_MS,
     DONE,
     EXPECTED_REFUSALS,
     MOVES,
     PROTECT_WITHIN_MS,
     REACTIONS,
+    RESEND_UNANSWERED_AFTER_MS,
     RESIZE_EVERY_MS,
     AlgoState,
     OrderState,
@@ -469,7 +469,7 @@ def test_a_position_whose_stop_stays_unknown_is_left_at_market_in_time() -> None
     harness = Harness()
     harness.order(ENTRY, "FILLED", 10)
     harness.reply(STOP, "submit", Outcome.UNKNOWN)
-    assert harness.monitor.next_due == 1_000 + ANSWER_WITHIN_MS
+    assert harness.monitor.next_due == 1_000 + RESEND_UNANSWERED_AFTER_MS
     harness.time = harness.monitor.next_due
     [second] = intents(harness.note(harness.monitor.on_time(harness.time)))
     assert (second.purpose, second.order.quantity) == (Purpose.STOP, 10)  # covered first, whatever became of the other

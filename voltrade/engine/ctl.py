@@ -28,7 +28,7 @@ ACTIONS = {
 }
 """The commands, and what each does."""
 
-ANSWER_WITHIN_S = 5.0
+REQUEST_TIMEOUT_S = 5.0
 RESTART_WITHIN_S = 20.0
 """How long a request waits for a new engine, after the old one has died and while a guardian starts another."""
 
@@ -113,7 +113,7 @@ def connect(run: Path) -> socket.socket:
     """
     record = load(run)
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(ANSWER_WITHIN_S)
+    connection.settimeout(REQUEST_TIMEOUT_S)
     try:
         _connect(connection, str(record["socket"]))
     except (KeyError, OSError):
@@ -124,7 +124,7 @@ def connect(run: Path) -> socket.socket:
 
 def _connect(connection: socket.socket, path: str) -> None:
     """Connect to an engine's socket; try again while the queue of a busy engine is full."""
-    deadline = time.monotonic() + ANSWER_WITHIN_S
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
         try:
             connection.connect(path)

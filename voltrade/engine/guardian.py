@@ -42,7 +42,7 @@ LOCK, CRASHES = "guardian.lock", "crashes.json"
 NOTIFY = ("VOLTRADE_NOTIFY", "VOLTRADE_NOTIFY_FILE")
 """Environment variables with the addresses of notifications."""
 
-SILENT_S, FIRST_S = 5.0, 60.0
+SILENT_S, STARTUP_SILENT_S = 5.0, 60.0
 """How long an engine may be silent, and how long until its first word, while it imports its modules."""
 LOOK_S = 0.25
 """How often the guardian looks. A longer time between two looks isn't silence: the guardian itself was suspended."""
@@ -195,7 +195,7 @@ class Guardian:
                 time.sleep(LOOK_S / 10)
             now = time.monotonic()
             silent_s, looked = silent_s + min(now - looked, 2 * LOOK_S), now
-            most_s = SILENT_S if self._is_listening else FIRST_S
+            most_s = SILENT_S if self._is_listening else STARTUP_SILENT_S
             if silent_s > most_s:
                 self._was_silent = True
                 self._say(f"the engine was silent for {most_s:.0f} s and is killed")

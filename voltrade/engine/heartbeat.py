@@ -19,11 +19,11 @@ from voltrade.errors import ConfigError, ExchangeError, SessionError, VoltradeEr
 from voltrade.runs.account_lock import AccountInUse
 
 EVERY_S = 0.5
-ANSWER_WITHIN_S = 15.0
+GUARDIAN_TIMEOUT_S = 15.0
 """A guardian that answers no sign of life for so long counts as lost; the end of its process is noticed at once."""
 BUSY_S = 600.0
 """How long the event loop may stand still while the engine starts, compiles or ends, if it doesn't call `advance`."""
-GONE, SILENT = "its process is gone", f"it has not answered for {ANSWER_WITHIN_S:.0f} s"
+GONE, SILENT = "its process is gone", f"it has not answered for {GUARDIAN_TIMEOUT_S:.0f} s"
 
 
 class Heartbeat:
@@ -121,7 +121,7 @@ class Heartbeat:
         try:
             answer = self._socket.recv(65_536)
         except BlockingIOError:
-            if self._unanswered_s > ANSWER_WITHIN_S:
+            if self._unanswered_s > GUARDIAN_TIMEOUT_S:
                 self.lost = SILENT
             return
         except OSError:

@@ -22,7 +22,7 @@ from voltrade.model import History, Snapshot
 
 log = logging.getLogger(__name__)
 
-FIRST_S = 2.0
+ACCOUNT_READING_WAIT_S = 2.0
 """How long the streams wait for the first answer about the account. One that comes after the user stream was connected
 is not used, since it may be older than events that were missed."""
 
@@ -118,7 +118,7 @@ class Resumption:
     async def _start_the_rest(self, reading: asyncio.Task[Snapshot] | None) -> None:
         """Connect the streams; then load the trades that were missed, and make the start-up table."""
         if reading is not None:
-            await asyncio.wait({reading}, timeout=FIRST_S)
+            await asyncio.wait({reading}, timeout=ACCOUNT_READING_WAIT_S)
         await self._feed.start(None, hold=True, is_user_awaited=False)
         if isinstance(self._wiring.gateway, PaperExchange):
             self._wiring.gateway.open()
