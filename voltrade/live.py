@@ -400,7 +400,7 @@ class LiveTradingSystem:
         while not self.core.finished:
             try:
                 if self._watch.is_stream_silent(self._clock()):
-                    feed.reconnect("user", "an order was accepted, but the stream did not report it")
+                    feed.drop_connection("user", "an order was accepted, but the stream did not report it")
                 if not self.rest_reads.is_reading and self._must_read_account():
                     requests.create_task(self.rest_reads.account(TakeSnapshot(self._clock(), self._symbol, COMPARE)))
                 self._watch.note_inexact(feed.inexact)

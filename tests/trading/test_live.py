@@ -689,7 +689,7 @@ def test_the_account_is_compared_though_a_report_is_awaited_that_cannot_come(ses
     """The stream is dialled anew meanwhile: a stop that somebody cancels counts as cover until the account is read."""
     dialled: list[str] = []
     feed = Feed()
-    feed.reconnect = lambda stream, why: dialled.append(stream)  # type: ignore[attr-defined]
+    feed.drop_connection = lambda stream, why: dialled.append(stream)  # type: ignore[attr-defined]
     session.system._watch.is_stream_silent = lambda now: True  # type: ignore[method-assign]
     session.system._watch.is_due = lambda now: True  # type: ignore[method-assign]
 

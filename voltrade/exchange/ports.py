@@ -107,5 +107,5 @@ class Feed(Protocol):
     async def maintain(self, now: int) -> None:
         """Renew the listen key and check for silent streams; `now` is ms of the clock."""
 
-    def reconnect(self, stream: Literal["market", "user"], reason: str) -> None:
-        """Close a stream, so that it is connected again."""
+    def drop_connection(self, stream: Literal["market", "user"], reason: str) -> None:
+        """Close the connection of a stream; the stream is connected again by itself."""

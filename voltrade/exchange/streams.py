@@ -200,8 +200,8 @@ class BinanceWSManager:
             self._renew_at = now + LISTEN_KEY_RETRY_MS
             await self._beside(self._renew_listen_key(now))
 
-    def reconnect(self, stream: Stream, reason: str) -> None:
-        """Close a stream, so that it is connected again."""
+    def drop_connection(self, stream: Stream, reason: str) -> None:
+        """Close the connection of a stream; `_supervise` dials again."""
         client = self._clients.get(stream)
         if client is not None:
             log.warning("%s stream: %s, reconnecting", stream, reason)
@@ -243,7 +243,7 @@ class BinanceWSManager:
             self._messages, self._last_message = messages, now
         elif now - self._last_message >= self._silence_ms:
             self._last_message = 0
-            self.reconnect("market", f"no message for {self._silence_ms} ms")
+            self.drop_connection("market", f"no message for {self._silence_ms} ms")
 
     async def _check_trades(self, now: int) -> None:
         """Reconnect the market stream after too long without a trade, if REST has later trades."""
@@ -261,7 +261,7 @@ class BinanceWSManager:
             log.warning("no trade for %d ms, and REST does not answer: %s", self._silence_ms, error)
             return
         if page and page[-1][0] > self.last_trade_id:
-            self.reconnect("market", f"no trade for {self._silence_ms} ms though there were some")
+            self.drop_connection("market", f"no trade for {self._silence_ms} ms though there were some")
             self._trades.add_trade(page[-1])
 
     async def _renew_listen_key(self, now: int) -> None:
@@ -271,9 +271,9 @@ class BinanceWSManager:
             key = response.body.get("listenKey") if isinstance(response.body, dict) else None
             if isinstance(key, str) and key not in ("", self._listen_key):
                 self._given_key = key
-                self.reconnect("user", "the exchange returned another listen key")
+                self.drop_connection("user", "the exchange returned another listen key")
         elif response.code == NO_LISTEN_KEY:
-            self.reconnect("user", "the listen key does not exist any more")
+            self.drop_connection("user", "the listen key does not exist any more")
         else:
             log.warning("the listen key could not be extended: HTTP %d, code %d", response.status, response.code)
 
@@ -438,11 +438,11 @@ class BinanceWSManager:
         elif "error" in body:
             reason = f"subscription refused: {body['error']!r:.100}"
             if self._clients.get("user") is client:
-                self.reconnect("user", reason)
+                self.drop_connection("user", reason)
             elif self._coming.get("market") is client:
                 self._hang_up(client, reason)
             else:
-                self.reconnect("market", reason)
+                self.drop_connection("market", reason)
         else:
             self.counts.ignored += 1
 
@@ -452,7 +452,7 @@ class BinanceWSManager:
             self.user_frames += 1
             self.counts.user_events += 1
         if kind == "listenKeyExpired":
-            self.reconnect("user", "the listen key expired")
+            self.drop_connection("user", "the listen key expired")
         elif kind in RESYNC_EVENTS:
             log.warning("%s: %.300s", kind, self._exchange.redact(repr(body)))
             self._request_resync()
