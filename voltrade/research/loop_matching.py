@@ -265,25 +265,26 @@ def _fill(sim: Record, at: int, price: int, available: int, extrapolated: int) -
         quantity = min(quantity, reducible)
     sim.taken += price * quantity
     sim.extrapolated += price * max(0, extrapolated - available + quantity)
-    cost = fee(price * quantity * sim.settings.money_per_ticklot, sim.settings.taker_fee_e8)
+    fee_amount = fee(price * quantity * sim.settings.money_per_ticklot, sim.settings.taker_fee_e8)
     closed = min(quantity, reducible)
     if closed:
         sim.added_margin -= proportion(sim.added_margin, closed, abs(sim.quantity))
     sim.quantity, sim.cost, realised = position_after(
         sim.quantity, sim.cost, order.side, price, quantity, sim.settings.money_per_ticklot
     )
-    sim.wallet += realised - cost
+    sim.wallet += realised - fee_amount
     at_exchange.executed += quantity
     at_exchange.executed_notional += price * quantity
     at_exchange.status = states.PARTIALLY_FILLED if at_exchange.executed < order.quantity else states.FILLED
     number = free_row(sim, sim.fill_count, len(sim.fills))
     fill = sim.fills[number]
-    fill.time, fill.order, fill.quantity, fill.price, fill.fee = sim.account.now, order.number, quantity, price, cost
-    fill.realised, fill.executed, fill.executed_notional = realised, at_exchange.executed, at_exchange.executed_notional
+    fill.time, fill.order, fill.quantity, fill.price = sim.account.now, order.number, quantity, price
+    fill.fee, fill.realised = fee_amount, realised
+    fill.executed, fill.executed_notional = at_exchange.executed, at_exchange.executed_notional
     fill.status = at_exchange.status
     sim.fill_count = number + 1
     event = add_order_event(sim, ORDER_UPDATED, at, at_exchange.status)
-    event.trade_id, event.quantity, event.price, event.fee = sim.fills_written + number + 1, quantity, price, cost
+    event.trade_id, event.quantity, event.price, event.fee = sim.fills_written + number + 1, quantity, price, fee_amount
     event.realised = realised
     if at_exchange.status == states.FILLED:
         mark_ended(sim, at)

@@ -60,11 +60,11 @@ class Clearing:
             quantity = min(quantity, market.position.closable(order.request.side))
         if quantity:
             terms, notional = self._account.terms, market.instrument.notional(price * quantity)
-            cost = fee(notional, terms.maker_fee_e8 if is_maker else terms.taker_fee_e8)
+            fee_amount = fee(notional, terms.maker_fee_e8 if is_maker else terms.taker_fee_e8)
             extrapolated = max(0, extrapolated - available + quantity)
             if not is_maker:
                 market.count_taken(price, quantity, extrapolated)
-            self._apply_fill(market, order, price, quantity, cost, is_maker=is_maker, extrapolated=extrapolated)
+            self._apply_fill(market, order, price, quantity, fee_amount, is_maker=is_maker, extrapolated=extrapolated)
         return quantity
 
     def _apply_fill(
@@ -73,16 +73,16 @@ class Clearing:
         order: Order,
         price: int,
         quantity: int,
-        cost: int,
+        fee_amount: int,
         *,
         is_maker: bool = False,
         extrapolated: int = 0,
         execution: str = "TRADE",
     ) -> None:
-        """Apply a fill with its fee (`cost`) to order, position and wallet."""
-        asset, paid = self._pay_in_another_asset(cost)
-        cost = 0 if asset else cost
-        realised = self._change_position(market, order.request.side, price, quantity, cost)
+        """Apply a fill with its fee (`fee_amount`) to order, position and wallet."""
+        asset, paid = self._pay_in_another_asset(fee_amount)
+        fee_amount = 0 if asset else fee_amount
+        realised = self._change_position(market, order.request.side, price, quantity, fee_amount)
         market.reserve_notional(order, -quantity)
         order.filled += quantity
         order.filled_notional += price * quantity
@@ -93,7 +93,7 @@ class Clearing:
             trade_id=len(market.fills) + 1,
             last_quantity=quantity,
             last_price=price,
-            fee=paid if asset else cost,
+            fee=paid if asset else fee_amount,
             fee_asset=asset or market.instrument.quote_asset,
             realised=realised,
             is_maker=is_maker,
@@ -107,15 +107,15 @@ class Clearing:
             self._store.close(market, order)
         self._expire_idle_reduce_only(market)
 
-    def _pay_in_another_asset(self, cost: int) -> tuple[str, int]:
+    def _pay_in_another_asset(self, fee_amount: int) -> tuple[str, int]:
         """Pay a fee in the asset that the account pays fees in; return it and the amount, or nothing if there is none.
 
         The amount is 10% less, at the asset's price, rounded up to 1e-8.
         """
         account = self._account
-        if not account.fee_asset or cost <= 0:
+        if not account.fee_asset or fee_amount <= 0:
             return "", 0
-        amount = -(-cost * (100 - FEE_DISCOUNT_PERCENT) * MONEY // (100 * account.fee_asset_price))
+        amount = -(-fee_amount * (100 - FEE_DISCOUNT_PERCENT) * MONEY // (100 * account.fee_asset_price))
         if amount > account.assets.get(account.fee_asset, 0):
             return "", 0
         account.assets[account.fee_asset] -= amount
@@ -124,16 +124,16 @@ class Clearing:
     def _change_of(self, asset: str, change: int) -> tuple[AssetChange, ...]:
         return (AssetChange(asset, self._account.assets[asset], change),) if asset else ()
 
-    def _change_position(self, market: Market, side: Side, price: int, quantity: int, cost: int) -> int:
+    def _change_position(self, market: Market, side: Side, price: int, quantity: int, fee_amount: int) -> int:
         """Apply a fill to the position; return the realised profit."""
         closed, held = min(quantity, market.position.closable(side)), abs(market.position.quantity)
         if closed:
             market.added_margin -= proportion(market.added_margin, closed, held)
-        realised = self._account.books.apply_fill(market.symbol, side, price, quantity, cost)
+        realised = self._account.books.apply_fill(market.symbol, side, price, quantity, fee_amount)
         market.realised += realised
-        market.cost_basis += side * market.instrument.notional(price * quantity) + cost
+        market.cost_basis += side * market.instrument.notional(price * quantity) + fee_amount
         if closed == held:  # the position is new or closed
-            market.cost_basis = market.position.cost + proportion(cost, quantity - closed, quantity)
+            market.cost_basis = market.position.cost + proportion(fee_amount, quantity - closed, quantity)
         return realised
 
     def _expire_idle_reduce_only(self, market: Market) -> None:
@@ -217,7 +217,7 @@ class Clearing:
         if self._account.cross_wallet < 0:
             self.transfer(-self._account.cross_wallet, "INSURANCE_CLEAR", "INSURANCE_CLEAR")
 
-    def force_close(self, market: Market, prefix: str, price: int, cost: int, quantity: int = 0) -> None:
+    def force_close(self, market: Market, prefix: str, price: int, fee_amount: int, quantity: int = 0) -> None:
         """Close a position, or `quantity` lots of it, by an order that the account did not place."""
         held = market.position.quantity
         order_id = self._store.next_order_id
@@ -233,7 +233,7 @@ class Clearing:
         )
         order = Order(request, order_id, self._events.clock, self._events.clock, price)
         self._store.open_order(market, order)
-        self._apply_fill(market, order, price, request.quantity, max(0, cost), execution="CALCULATED")
+        self._apply_fill(market, order, price, request.quantity, max(0, fee_amount), execution="CALCULATED")
 
     def call_margin(self, market: Market) -> None:
         """Report once that a position has little margin left, and again only after it had enough in between."""

@@ -93,8 +93,8 @@ class Interventions:
             market = self._market(symbol)
             refuse_if(not 0 < quantity <= abs(market.position.quantity), -2024)
         price = market.closing_price
-        cost = fee(market.instrument.notional(price * quantity), market.rules.liquidation_fee_e8)
-        self._clearing.force_close(market, "autoclose-", price, cost, quantity)
+        fee_amount = fee(market.instrument.notional(price * quantity), market.rules.liquidation_fee_e8)
+        self._clearing.force_close(market, "autoclose-", price, fee_amount, quantity)
 
     def move_money(
         self, amount: int, asset: str = "USDT", reason: str = "ADJUSTMENT", income: str = "TRANSFER"
@@ -140,8 +140,8 @@ class Interventions:
         if market.position.quantity:
             price = market.closing_price
             notional = market.instrument.notional(price * abs(market.position.quantity))
-            cost = fee(notional, self._account.terms.taker_fee_e8)
-            self._clearing.force_close(market, "settlement_autoclose-", price, cost)
+            fee_amount = fee(notional, self._account.terms.taker_fee_e8)
+            self._clearing.force_close(market, "settlement_autoclose-", price, fee_amount)
 
     def set_status(self, symbol: str, status: str, delivery_time: int = 0) -> None:
         """Change a symbol's status, and when it is delivered (ms; 0: as before).
