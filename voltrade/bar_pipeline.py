@@ -141,7 +141,7 @@ class BarPipeline:
     @property
     def fingerprint(self) -> bytes:
         """16 bytes, equal for pipelines of the same rule and settings, whose saved states are interchangeable."""
-        return hashlib.sha256(self.engine.fingerprint + self.aggregator.rules.tobytes()).digest()[:16]
+        return hashlib.sha256(self.engine.fingerprint + self.aggregator.spec.tobytes()).digest()[:16]
 
     def state_bytes(self) -> bytes:
         """Return the whole state, including closed bars and decisions."""

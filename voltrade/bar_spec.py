@@ -44,14 +44,14 @@ def bar_spec(settings: BarSettings, instrument: Instrument) -> Rows:
         raise ConfigError(f"threshold: a bar's notional must stay below 2^62 ticklots, was {settings.threshold}")
     if settings.unit == "trades":
         max_notional = 2 * _LARGEST // threshold
-    rules = np.zeros(1, BAR_SPEC)
-    rules["unit"] = _UNITS[settings.unit]
-    rules["threshold"] = threshold
-    rules["daily"] = settings.anchor == "utc_day"
-    rules["max_price"] = instrument.max_price
-    rules["max_notional"] = max_notional
-    rules["usual_quantity"] = max_notional // STRIDE // instrument.max_price
-    return rules
+    spec = np.zeros(1, BAR_SPEC)
+    spec["unit"] = _UNITS[settings.unit]
+    spec["threshold"] = threshold
+    spec["daily"] = settings.anchor == "utc_day"
+    spec["max_price"] = instrument.max_price
+    spec["max_notional"] = max_notional
+    spec["usual_quantity"] = max_notional // STRIDE // instrument.max_price
+    return spec
 
 
 def _whole_threshold(settings: BarSettings, instrument: Instrument) -> int:

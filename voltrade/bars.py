@@ -122,42 +122,42 @@ def _weight(unit: int, price: int, quantity: int) -> int:
 
 
 @compiled
-def _is_invalid(price: int, quantity: int, rules: Record) -> bool:
+def _is_invalid(price: int, quantity: int, spec: Record) -> bool:
     """Whether price or quantity is not positive, or the price or the notional is too large."""
-    if price <= 0 or quantity <= 0 or price > rules.max_price:
+    if price <= 0 or quantity <= 0 or price > spec.max_price:
         return True
-    return bool(quantity > rules.usual_quantity and quantity > rules.max_notional // price)
+    return bool(quantity > spec.usual_quantity and quantity > spec.max_notional // price)
 
 
 @compiled
-def _lots_until_close(rules: Record, progress: int, price: int, quantity: int) -> int:
+def _lots_until_close(spec: Record, progress: int, price: int, quantity: int) -> int:
     """Return how many lots of a trade go into the open bar: all, or up to the lot that reaches the threshold."""
-    remaining: int = rules.threshold - progress
-    if rules.unit == BASE:
+    remaining: int = spec.threshold - progress
+    if spec.unit == BASE:
         return min(quantity, remaining)
-    if rules.unit == QUOTE:
+    if spec.unit == QUOTE:
         return min(quantity, max(1, (remaining + price - 1) // price))
     return quantity
 
 
 @compiled
 def _add_trade(
-    trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool, rules: Record, state: Record, bars: Rows
+    trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool, spec: Record, state: Record, bars: Rows
 ) -> bool:
     """Process any trade. If the buffer has no room, only set `missing_rows` and return False."""
     if trade_id <= state.last_trade_id:
         state.skipped_duplicate += 1
         return True
     follows = trade_id == state.last_trade_id + 1
-    if _is_invalid(price, quantity, rules):
+    if _is_invalid(price, quantity, spec):
         state.skipped_invalid += 1
         if follows:  # no gap; a wrong id of an invalid trade must not make later trades duplicates
             state.last_trade_id = trade_id
         return True
 
-    weight = _weight(rules.unit, price, quantity)
-    if state.count + 2 > len(bars) or state.progress + weight >= 2 * rules.threshold:
-        most_bars = 1 + (state.progress + weight) // rules.threshold
+    weight = _weight(spec.unit, price, quantity)
+    if state.count + 2 > len(bars) or state.progress + weight >= 2 * spec.threshold:
+        most_bars = 1 + (state.progress + weight) // spec.threshold
         if state.count + most_bars > len(bars):
             state.missing_rows = most_bars
             return False
@@ -167,21 +167,21 @@ def _add_trade(
     if jumped:
         state.gaps += 1
         bar.tainted = True
-    if rules.daily and time >= state.day_end:
+    if spec.daily and time >= state.day_end:
         _begin_day(bars, state, time)
         bar.tainted = jumped
 
     bar.trade_count += 1  # a trade counts once, in the bar of its first lot
-    if rules.unit == COUNT:
+    if spec.unit == COUNT:
         state.progress += 1
     while quantity > 0:
-        lots = _lots_until_close(rules, state.progress, price, quantity)
+        lots = _lots_until_close(spec, state.progress, price, quantity)
         _add_lots(bar, trade_id, price, lots, time, buyer_is_maker)
         quantity -= lots
-        if rules.unit != COUNT:
-            state.progress += _weight(rules.unit, price, lots)
-        if state.progress >= rules.threshold:
-            _close(bars, state, THRESHOLD, rules.threshold)
+        if spec.unit != COUNT:
+            state.progress += _weight(spec.unit, price, lots)
+        if state.progress >= spec.threshold:
+            _close(bars, state, THRESHOLD, spec.threshold)
 
     state.last_trade_id = trade_id
     state.last_price = price
@@ -199,7 +199,7 @@ def _add_ordinary_trades(
     start: int,
     end: int,
     due: int,
-    rules: Record,
+    spec: Record,
     state: Record,
 ) -> int:
     """Add ordinary trades to the open bar, which is not empty; return the index of the first other trade.
@@ -209,9 +209,9 @@ def _add_ordinary_trades(
     close the bar, is processed trade by trade up to that trade.
     """
     bar = state.bar
-    unit, max_price, max_quantity = rules.unit, rules.max_price, rules.usual_quantity
-    time_limit = min(due, state.day_end) if rules.daily else due
-    remaining = rules.threshold - state.progress
+    unit, max_price, max_quantity = spec.unit, spec.max_price, spec.usual_quantity
+    time_limit = min(due, state.day_end) if spec.daily else due
+    remaining = spec.threshold - state.progress
     high, low, last_time = bar.high, bar.low, state.last_time
     volume, bought, notional = bar.volume, bar.taker_buy_volume, bar.notional
     next_id = state.last_trade_id + 1
@@ -265,7 +265,7 @@ def _add_ordinary_trades(
         bar.last_trade_id = next_id - 1
         bar.high, bar.low, bar.close = high, low, prices[at - 1]
         bar.trade_count += at - start
-        state.progress = rules.threshold - remaining
+        state.progress = spec.threshold - remaining
         state.last_trade_id = next_id - 1
         state.last_price = prices[at - 1]
         state.last_time = last_time
@@ -282,7 +282,7 @@ def process_until_close(
     start: int,
     end: int,
     due: int,
-    rules: Record,
+    spec: Record,
     state: Record,
     bars: Rows,
 ) -> int:
@@ -296,10 +296,10 @@ def process_until_close(
     at = start
     while at < end and state.count == count:
         if state.bar.volume > 0:
-            at = _add_ordinary_trades(ids, prices, quantities, times, buyer_is_maker, at, end, due, rules, state)
+            at = _add_ordinary_trades(ids, prices, quantities, times, buyer_is_maker, at, end, due, spec, state)
         if at == end or times[at] >= due:
             break
-        if not _add_trade(ids[at], prices[at], quantities[at], times[at], buyer_is_maker[at], rules, state, bars):
+        if not _add_trade(ids[at], prices[at], quantities[at], times[at], buyer_is_maker[at], spec, state, bars):
             break
         at += 1
     return at
@@ -314,7 +314,7 @@ def _aggregate(
     start: int,
     due: int,
     max_bars: int,
-    rules: Rows,
+    spec: Rows,
     state: Rows,
     bars: Rows,
     closing_rows: Int64s,
@@ -327,7 +327,7 @@ def _aggregate(
     count = row.count - 1
     while count < row.count < max_bars:
         count = row.count
-        at = process_until_close(ids, prices, quantities, times, buyer_is_maker, at, len(ids), due, rules[0], row, bars)
+        at = process_until_close(ids, prices, quantities, times, buyer_is_maker, at, len(ids), due, spec[0], row, bars)
         closing_rows[count : row.count] = at - 1
     return at
 
@@ -391,7 +391,7 @@ class VolumeBarAggregator:
 
     def __init__(self, settings: BarSettings, instrument: Instrument) -> None:
         self.instrument = instrument
-        self.rules = bar_spec(settings, instrument)
+        self.spec = bar_spec(settings, instrument)
         self.state = np.zeros(1, AGGREGATOR)
         self.state["last_trade_id"] = -1
         self._loop = _aggregate_compiled()
@@ -414,7 +414,7 @@ class VolumeBarAggregator:
             self._columns, self._block = columns(trades), trades
         at, state = start, self.state
         while True:
-            at = self._loop(*self._columns, at, due, max_bars, self.rules, state, self._buffer, self._closing_rows)
+            at = self._loop(*self._columns, at, due, max_bars, self.spec, state, self._buffer, self._closing_rows)
             if at == len(trades) or not (missing := int(state["missing_rows"][0])):
                 break
             # Room for as many bars as the rest may close at the rate so far, plus a quarter: repeated copies cost more.

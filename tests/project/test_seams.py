@@ -138,8 +138,8 @@ BARS, INDICATORS, SIGNALS = "bars.py", "indicators.py", "signal_engine.py"
 OF_RULES = {
     "VolumeBarAggregator": Edit(
         BARS,
-        "        self.rules = bar_spec(settings, instrument)\n",
-        '        self.rules = bar_spec(settings, instrument)\n        self.rules["threshold"] *= 2\n',
+        "        self.spec = bar_spec(settings, instrument)\n",
+        '        self.spec = bar_spec(settings, instrument)\n        self.spec["threshold"] *= 2\n',
     ),
     "VolumeBarAggregator.process": Edit(
         BARS,

@@ -75,7 +75,7 @@ class Loader:
     ) -> None:
         self._rest, self._config, self._instrument = rest, config, instrument
         self._clock, self._report = clock, report
-        self._rules = bar_spec(config.bars, instrument)[0]
+        self._spec = bar_spec(config.bars, instrument)[0]
 
     async def load(self, last_id: int, known_id: int, bars_needed: int) -> History:
         """Return the trades up to `last_id`.
@@ -90,7 +90,7 @@ class Loader:
         """
         if known_id and last_id - known_id <= MAX_CATCH_UP:
             return History(await self._trades(known_id + 1, last_id))
-        if self._rules["daily"] and self._config.bars.unit != "trades":
+        if self._spec["daily"] and self._config.bars.unit != "trades":
             history = await self._since_a_minute(last_id, bars_needed)
             if history is not None:
                 return history
@@ -105,7 +105,7 @@ class Loader:
             return None
         times, weights = np.array([(at, weight) for at, weight in minutes], dtype=np.int64).T
         # Two bars more: the first is cut, and the end of a day may cut another.
-        wanted = (bars_needed + 2) * int(self._rules["threshold"])
+        wanted = (bars_needed + 2) * int(self._spec["threshold"])
         behind = np.cumsum(weights[::-1])[::-1]
         enough = int(np.searchsorted(-behind, -wanted, side="right")) - 1
         first = max(min(enough, len(times) - 2), 0)  # at least one whole minute is compared with its kline
@@ -116,12 +116,12 @@ class Loader:
         if differ * 1_000 > total * MOST_DIFFERENCE_E3:
             log.warning("klines differ from the trades: loading the whole day")
             return None
-        number, progress = divmod(before, int(self._rules["threshold"]))
+        number, progress = divmod(before, int(self._spec["threshold"]))
         if not before:
             return History(trades)
         first_id = int(trades.id[0]) if len(trades) else last_id + 1
         phase = BarResumePoint(int(times[first]), self._instrument.symbol, day, number, progress, first_id)
-        return History(trades, phase, self._doubt(differ * before, total * int(self._rules["threshold"])))
+        return History(trades, phase, self._doubt(differ * before, total * int(self._spec["threshold"])))
 
     @staticmethod
     def _doubt(differ: int, whole: int) -> str:
@@ -135,7 +135,7 @@ class Loader:
     async def _minutes(self, bars_needed: int) -> list[tuple[int, int]]:
         """Return time and volume of each minute, for as many whole days as enough bars need."""
         minutes: list[tuple[int, int]] = []
-        wanted = (bars_needed + 2) * int(self._rules["threshold"])
+        wanted = (bars_needed + 2) * int(self._spec["threshold"])
         today = self._clock() // DAY_MS
         is_base = self._config.bars.unit == "base"
         for day in range(today, today - MAX_DAYS, -1):
@@ -177,7 +177,7 @@ class Loader:
             rows[:0] = page
             first_id = page[0][0]
             if first_day is None and self._bars_in(rows) >= bars_needed:
-                if not self._rules["daily"]:
+                if not self._spec["daily"]:
                     break
                 first_day = rows[0][3] // DAY_MS
             if first_day is not None and rows[0][3] // DAY_MS < first_day:
@@ -190,9 +190,9 @@ class Loader:
         """Return about how many bars the trades make."""
         unit = self._config.bars.unit
         if unit == "trades":
-            return len(rows) // int(self._rules["threshold"])
+            return len(rows) // int(self._spec["threshold"])
         total = sum(lots if unit == "base" else price * lots for _, price, lots, *_ in rows)
-        return total // int(self._rules["threshold"])
+        return total // int(self._spec["threshold"])
 
     # --- pages -------------------------------------------------------------------------------------------------------
 
