@@ -456,7 +456,7 @@ class TradingCore:
         if command.action in ("flatten", "protect"):
             flatten = command.action == "flatten"
             return self._books.react(
-                records.Event(records.STOPPED, amount=flatten, reason=self._books.reason_number(reason))
+                records.Event(records.ENTRIES_STOPPED, amount=flatten, reason=self._books.reason_number(reason))
             )
         if command.action == "abandon":
             self.is_abandoned = True

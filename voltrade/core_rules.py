@@ -458,7 +458,7 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
 def _on_live_event(account: Record, symbols: Rows, event: Record) -> int:
     """Take an event that a compiled backtest doesn't have: an operator's, a snapshot's, or a foreign order's."""
     kind, symbol = event.kind, symbols[event.symbol]
-    if kind == records.STOPPED:
+    if kind == records.ENTRIES_STOPPED:
         stop_entries(account, symbols, event.amount != 0, event.reason)
     elif kind == records.BREAKER_UPDATED:
         update_breaker_and_act(account, symbols, event.code, event.amount)
