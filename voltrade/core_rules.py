@@ -176,10 +176,10 @@ def _close_if_flattened(account: Record, symbol: Record) -> None:
 
     A breaker rule in force flattens, or the operator or the end of the session has flattened, and nobody has resumed.
     """
-    if not symbol.has_position or symbol.position.closing_reason != states.NONE:
+    if not symbol.in_round_trip or symbol.position.closing_reason != states.NONE:
         return
     for rule in range(len(account.holds)):
-        if account.holds[rule]["in_force"] and account.holds[rule]["action"] == risk.FLATTEN:
+        if account.holds[rule]["in_force"] and account.holds[rule]["action"] == risk.ACTION_FLATTEN:
             position_rules.close_position(account, symbol, account.now, rule)
     if account.paused != states.NONE and account.stopped_at and not account.keep_position:
         position_rules.close_position(account, symbol, account.now, account.paused)

@@ -453,7 +453,7 @@ def test_an_entry_that_executes_while_a_breaker_rule_flattens_is_closed() -> Non
     core.handle(StreamStatus(1, "user", True))
     core.handle(a_snapshot())
     hold = core._books.account["holds"][risk.RULES.index("DAILY_LOSS")]
-    hold["in_force"], hold["action"], hold["release_at"] = True, risk.FLATTEN, NEVER
+    hold["in_force"], hold["action"], hold["release_at"] = True, risk.ACTION_FLATTEN, NEVER
     assert [reason for purpose, reason in _late_entry(core, []) if purpose == "x"] == ["DAILY_LOSS"]
 
 
