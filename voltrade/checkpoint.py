@@ -21,7 +21,7 @@ from voltrade.records import OrderRow, PositionRow
 from voltrade.risk import CircuitBreaker
 from voltrade.symbol_state import SymbolState
 
-VERSION = 4
+VERSION = 5
 EVERY_TRADES = 50_000
 CHECKPOINT = "Checkpoint"
 """Kind of the journal's rows."""

@@ -100,17 +100,19 @@ def value_account(account: Record, symbols: Rows, index: int) -> None:
     """Note the account's equity, and update the circuit breaker with it."""
     if not account.is_open:
         return
-    unrealised = 0
+    unrealised, event = 0, risk.EQUITY
     for number in range(len(symbols)):
         unrealised += unrealised_profit(symbols[number])
+        if symbols[number].quantity and not order_queries.has_mark(symbols[number]):
+            event = risk.EQUITY_AT_LAST
     symbol = symbols[index]
     at = note_row(account, account.equity_count, len(account.equity))
     point = account.equity[at]
     point.time, point.wallet, point.unrealised = account.now, account.wallet, unrealised
-    point.position, point.at_mark = symbol.quantity, symbol.mark_e8 != 0 and not symbol.mark_is_last_price
+    point.position, point.at_mark = symbol.quantity, order_queries.has_mark(symbol)
     account.equity_count = at + 1
     add_output(account, records.VALUED, index, at, states.NONE, account.now)
-    update_breaker_and_act(account, symbols, risk.EQUITY, account.wallet + unrealised)
+    update_breaker_and_act(account, symbols, event, account.wallet + unrealised)
 
 
 @compiled_part

@@ -181,6 +181,12 @@ def open_quantity(symbol: Record) -> int:
 
 
 @compiled_part
+def has_mark(symbol: Record) -> bool:
+    """Return whether the exchange's mark price is known; otherwise the last trade's stands in its place."""
+    return bool(symbol.mark_e8 != 0 and not symbol.mark_is_last_price)
+
+
+@compiled_part
 def exposed_lots(symbol: Record, time: int) -> int:
     """Return the lots that need cover: the open position, plus overdue fills of entries, less reported exits."""
     if not symbol.in_round_trip:

@@ -457,7 +457,11 @@ ACTION_CANCEL, ACTION_FLATTEN = ACTIONS.index("cancel"), ACTIONS.index("flatten"
 _NEXT_UTC_DAY, _AFTER_SECONDS, _BY_OPERATOR = range(3)
 
 # Kinds of events for the breaker; the amount is money, and for HOLD an index into ACTIONS.
-EQUITY, TRANSFER, OPENED, CLOSED, TIME, HOLD, RESUME = range(7)
+EQUITY, TRANSFER, OPENED, CLOSED, TIME, HOLD, RESUME, EQUITY_AT_LAST = range(8)
+"""EQUITY_AT_LAST is an equity in which a position is valued at the last trade's price, which one bad print may set."""
+
+CONFIRMED_MS = 3_000
+"""For how long an equity at last prices must be beyond a limit to trip a rule, or above the peak to raise it."""
 
 BREAKER_STATE = record_dtype(
     [
@@ -465,6 +469,9 @@ BREAKER_STATE = record_dtype(
         ("day_equity", np.int64),  # equity at 00:00 UTC plus the net transfers since, money
         ("equity", np.int64),  # latest equity, money
         ("peak", np.int64),  # highest equity, adjusted for transfers, money
+        ("above_since", np.int64),  # since when equities at last prices are above the peak, ms; 0 where they aren't
+        ("least_above", np.int64),  # the lowest of them, money
+        ("is_at_last", np.bool_),  # whether the latest equity is one at last prices
         ("losses", np.int64),  # losing round trips in a row
         ("round_trips_today", np.int64),  # round trips that began today
     ]
@@ -476,6 +483,7 @@ BREAKER_HOLDS = record_dtype(  # one row for each rule
         ("action", np.int64),  # index into ACTIONS
         ("release_at", np.int64),  # ms; NEVER if the operator must resume
         ("released_measure", np.int64),  # of a counting rule, at its last release: it trips again only above this
+        ("beyond_since", np.int64),  # since when equities at last prices are beyond the limit, ms; 0 where they aren't
     ]
 )
 
@@ -572,16 +580,34 @@ def _release_due_rules(state: Rows, holds: Rows, time: int, by_operator: bool) -
 
 
 @compiled
-def update_measures(state: Rows, holds: Rows, event: int, amount: int) -> None:
+def _raise_peak(state: Rows, time: int, equity: int) -> None:
+    """Raise the peak to an equity, to one at last prices as far as it has been above the peak for CONFIRMED_MS."""
+    now = state[0]
+    if equity <= now["peak"]:
+        now["above_since"] = 0
+        return
+    if now["is_at_last"]:
+        if now["above_since"] == 0:
+            now["above_since"], now["least_above"] = time, equity
+        now["least_above"] = min(now["least_above"], equity)
+        if time < now["above_since"] + CONFIRMED_MS:
+            return
+        equity = now["least_above"]
+    now["peak"], now["above_since"] = equity, 0
+
+
+@compiled
+def update_measures(state: Rows, holds: Rows, event: int, time: int, amount: int) -> None:
     """Update the measures with an event of the breaker."""
     now = state[0]
-    if event == EQUITY:
-        now["equity"] = amount
-        now["peak"] = max(now["peak"], amount)
+    if event in (EQUITY, EQUITY_AT_LAST):
+        now["equity"], now["is_at_last"] = amount, event == EQUITY_AT_LAST
+        _raise_peak(state, time, amount)
     elif event == TRANSFER:
         now["equity"] += amount
         now["day_equity"] += amount
         now["peak"] += amount
+        now["least_above"] += amount
     elif event == OPENED:
         now["round_trips_today"] += 1
     elif event == CLOSED and amount < 0:
@@ -604,7 +630,18 @@ def _put_on_hold(holds: Rows, action: int) -> int:
 
 
 @compiled
-def _trip(state: Rows, holds: Rows, rules: Rows, time: int) -> int:
+def _is_confirmed(state: Rows, holds: Rows, rule: int, event: int, time: int) -> bool:
+    """Return whether a measure beyond its limit is certain, or valuations at last prices agree for CONFIRMED_MS."""
+    hold = holds[rule]
+    if rule >= _LOSING_STREAK or not state[0]["is_at_last"]:
+        return True
+    if hold["beyond_since"] == 0:
+        hold["beyond_since"] = time
+    return event == EQUITY_AT_LAST and time >= hold["beyond_since"] + CONFIRMED_MS
+
+
+@compiled
+def _trip(state: Rows, holds: Rows, rules: Rows, event: int, time: int) -> int:
     """Trip the rules whose measure reached its limit; return them as bits."""
     tripped = 0
     for rule in range(4):
@@ -612,7 +649,11 @@ def _trip(state: Rows, holds: Rows, rules: Rows, time: int) -> int:
         measure = breaker_measure(state, rule)
         spent = rule >= _LOSING_STREAK and measure <= hold["released_measure"]
         if hold["in_force"] or spent or measure < breaker_limit(state, rules, rule):
+            hold["beyond_since"] = 0
             continue
+        if not _is_confirmed(state, holds, rule, event, time):
+            continue
+        hold["beyond_since"] = 0
         hold["in_force"] = True
         hold["action"] = setting["action"]
         if setting["resume"] == _NEXT_UTC_DAY:
@@ -632,8 +673,8 @@ def breaker_step(state: Rows, holds: Rows, rules: Rows, event: int, time: int, a
     released = _release_due_rules(state, holds, time, False)
     if event == RESUME:
         released |= _release_due_rules(state, holds, time, True)
-    update_measures(state, holds, event, amount)
-    tripped = _trip(state, holds, rules, time)
+    update_measures(state, holds, event, time, amount)
+    tripped = _trip(state, holds, rules, event, time)
     if event == HOLD:
         tripped |= _put_on_hold(holds, amount)
     return released << 8 | tripped
@@ -742,6 +783,9 @@ class CircuitBreaker:
       operator.
 
     The breaker never refuses stops, cancels or reduce-only orders.
+
+    An equity in which a position is valued at the last trade's price trips a rule only once it has been beyond its
+    limit for CONFIRMED_MS, by at least two valuations: one bad print closes nothing.
 
     When a rule of equity is released, its measure restarts from the present equity; otherwise it would trip again at
     once. A count is not reset: the next losing round trip after the pause of a losing streak trips the rule again.

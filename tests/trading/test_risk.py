@@ -422,6 +422,9 @@ class Breaker(CircuitBreaker):
     def on_equity(self, time, equity):
         return self.tell(risk.EQUITY, time, equity)
 
+    def on_equity_at_last(self, time, equity):
+        return self.tell(risk.EQUITY_AT_LAST, time, equity)
+
     def on_transfer(self, time, amount):
         return self.tell(risk.TRANSFER, time, amount)
 
@@ -785,11 +788,59 @@ def test_a_day_that_the_breaker_has_not_seen_yet_begins_with_its_own_budget(
         assert entry[0]["day_left"] == budget * MONEY
 
 
+LOW, FINE = 9_700 * MONEY, 9_800 * MONEY
+
+
+def test_one_bad_print_trips_no_rule():
+    breaker = a_breaker()
+    assert breaker.on_equity_at_last(NOON, LOW) == []
+    assert breaker.on_time(NOON + 60_000) == []  # nothing has confirmed it
+    assert breaker.on_round_trip_opened(NOON + 60_000) == []
+    assert breaker.on_equity_at_last(NOON + 60_001, FINE) == []
+    assert breaker.on_equity_at_last(NOON + 60_002, LOW) == []
+    assert breaker.mode == "ACTIVE"
+
+
+def test_last_prices_trip_a_rule_once_they_have_agreed_for_three_seconds():
+    breaker = restarted(a_breaker())
+    assert breaker.on_equity_at_last(NOON, LOW) == []
+    assert breaker.on_equity_at_last(NOON + risk.CONFIRMED_MS - 1, LOW - 1) == []
+    assert told(restarted(breaker).on_equity_at_last(NOON + risk.CONFIRMED_MS, LOW)) == [
+        ("DAILY_LOSS", "flatten", "HALTED")
+    ]
+
+
+def test_a_mark_price_confirms_at_once_what_last_prices_say():
+    breaker = a_breaker()
+    breaker.on_equity_at_last(NOON, LOW)
+    assert told(breaker.on_equity(NOON + 1, LOW)) == [("DAILY_LOSS", "flatten", "HALTED")]
+
+
+@pytest.mark.parametrize(
+    ("equities", "peak"),
+    [
+        ([(0, 10_500)], 10_000),
+        ([(0, 10_500), (2_999, 10_400)], 10_000),
+        ([(0, 10_500), (3_000, 10_400)], 10_400),
+        ([(0, 10_500), (1_000, 10_200), (3_000, 10_600)], 10_200),
+        ([(0, 10_500), (1_000, 10_000), (3_000, 10_600)], 10_000),
+        ([(0, 10_500), (3_000, 10_400), (4_000, 10_450), (7_000, 10_420)], 10_420),
+    ],
+)
+def test_last_prices_raise_the_peak_as_far_as_they_have_held(equities, peak):
+    breaker = a_breaker()
+    for later, equity in equities:
+        breaker.on_equity_at_last(NOON + later, equity * MONEY)
+    assert breaker.state()["peak"] == peak * MONEY
+    breaker.on_equity(NOON + 8_000, 11_000 * MONEY)
+    assert breaker.state()["peak"] == 11_000 * MONEY
+
+
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 30 * HOUR),
         st.one_of(
-            st.tuples(st.just(risk.EQUITY), st.integers(8_000 * MONEY, 11_000 * MONEY)),
+            st.tuples(st.sampled_from([risk.EQUITY, risk.EQUITY_AT_LAST]), st.integers(8_000 * MONEY, 11_000 * MONEY)),
             st.tuples(st.just(risk.TRANSFER), st.integers(-900 * MONEY, 900 * MONEY)),
             st.tuples(st.just(risk.CLOSED), st.integers(-1, 1)),
             st.tuples(st.just(risk.HOLD), st.integers(0, 2)),
@@ -823,7 +874,7 @@ def test_compiled_plain_and_restarted_breakers_agree(steps, restart):
         assert (compiled.mode == "ACTIVE") == (not held)
         assert compiled.next_due > time
         measure, limit = compiled.distances()["DAILY_LOSS"]
-        assert measure < limit or "DAILY_LOSS" in held
+        assert measure < limit or "DAILY_LOSS" in held or compiled._state[0]["is_at_last"]
     json.dumps(compiled.state())
     assert all(type(value) is int for value in compiled.distances()["DRAWDOWN"])
 

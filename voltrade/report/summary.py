@@ -127,10 +127,17 @@ def _breaker_events(run: Frames) -> list[tuple[int, int, int]]:
         *((risk.OPENED, time, 0.0) for time in entries.index[~entries["round_trip"].duplicated()]),
         *((risk.CLOSED, time, net) for time, net in run.round_trips["net"].items()),
         *((risk.RESUME, time, 0.0) for time in resumed.index),
-        *((risk.EQUITY, time, equity) for time, equity in run.equity["equity"].items()),
+        *_valuations(run.equity),
     ]
     events = [(fact, _ms(time), round(amount * MONEY)) for fact, time, amount in facts]
     return sorted(events, key=lambda event: event[1])
+
+
+def _valuations(equity: pd.DataFrame) -> list[tuple[int, Any, float]]:
+    """Return the events of rows of `Frames.equity`, as the breaker was told of them."""
+    at_last = (equity["position"] != 0) & (equity["valued_at"] == "last")
+    events = at_last.map({True: risk.EQUITY_AT_LAST, False: risk.EQUITY})
+    return list(zip(events, equity.index, equity["equity"], strict=True))
 
 
 def _used(breaker: CircuitBreaker) -> dict[str, float]:

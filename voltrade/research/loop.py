@@ -387,7 +387,7 @@ def _end_session(sim: Record, m: Market) -> None:
 def simulate() -> Callable[..., int]:
     """Return `_simulate`, compiled at the first call."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
-    columns = (whole, whole, whole, flag, *(whole,) * 5, rows_of(MARK), *(whole,) * 4)
+    columns = (whole, whole, whole, flag, *(whole,) * 5, rows_of(MARK), *(whole,) * 5)
     market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
     tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], TableMemory)
     signature = types.int64(market, rows_of(SIMULATION), tables)

@@ -134,6 +134,8 @@ class Market(NamedTuple):
     """Mark prices, rows of MARK."""
     funding_marks: Int64s
     """Numbers of the mark prices at which funding is due."""
+    marks_at_last: Int64s
+    """Numbers of the mark prices that are the last trade's."""
     block_bounds: Int64s
     """Blocks of mark prices, see `loop_valuations.MarkBlocks`."""
     block_lowest: Int64s

@@ -73,7 +73,7 @@ def skip_marks(sim: Record, m: Market, equity: Rows) -> None:
     is_flat = sim.symbols[0].quantity == 0
     end = min(len(m.marks), sim.mark + len(equity) - len(sim.account.equity) - sim.equity_written)
     if not is_flat:
-        end = min(end, loop_matching.next_funding(sim, m))
+        end = min(end, loop_matching.next_funding(sim, m), _next_at_last(sim, m))
     last = _first_mark_with_effect(sim, m, end)
     passed = _write_marks(sim, m, last, equity) if is_flat else _value_at_marks(sim, m, last, equity)
     if passed == sim.mark:
@@ -82,6 +82,13 @@ def skip_marks(sim: Record, m: Market, equity: Rows) -> None:
     sim.symbols[0].mark_e8, sim.symbols[0].mark_is_last_price = mark.price_e8, mark.is_last_price
     sim.mark_e8, sim.account.now, sim.row = mark.price_e8, mark.time, mark.row
     count_bars(sim, m, sim.row)
+
+
+@compiled_in_place
+def _next_at_last(sim: Record, m: Market) -> int:
+    """Return the next mark price that is the last trade's, where the breaker must note since when a limit is passed."""
+    at = first_at_least(m.marks_at_last, 0, len(m.marks_at_last), sim.mark)
+    return int(m.marks_at_last[at]) if at < len(m.marks_at_last) else len(m.marks)
 
 
 @compiled_in_place
@@ -112,7 +119,7 @@ def _write_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
     wallet = account.wallet
     if mark == last or wallet <= risk.equity_floor(account.breaker, account.holds, account.breaker_rules):
         return int(mark)
-    risk.update_measures(account.breaker, account.holds, risk.EQUITY, wallet)
+    risk.update_measures(account.breaker, account.holds, risk.EQUITY, m.marks[last - 1].time, wallet)
     step = last - 1 - mark if sim.settings.is_brief and last - mark > 2 else 1
     for number in range(mark, last, step):
         _write_point(sim, m, equity[written], number, 0)
@@ -185,12 +192,12 @@ def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
             written += 1
         worth = wallet + unrealised
         if worth > account.breaker[0]["peak"]:
-            risk.update_measures(account.breaker, account.holds, risk.EQUITY, worth)
+            risk.update_measures(account.breaker, account.holds, risk.EQUITY, m.marks[end - 1].time, worth)
             floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
         if number > sim.mark:  # the first may share its minute with a valuation before
             sim.highest = max(sim.highest, worth)
         number = end
     if number > sim.mark:
-        risk.update_measures(account.breaker, account.holds, risk.EQUITY, worth)
+        risk.update_measures(account.breaker, account.holds, risk.EQUITY, m.marks[number - 1].time, worth)
     sim.equity_written = written
     return int(number)

@@ -378,7 +378,7 @@ class Research:
         marks = marked.rows[: np.searchsorted(marked.rows["time"], time[-1], side="right")]
         at_bars = bars.closing_rows, bars.high, bars.low, bars.closing_times, self._marks_at_bars(config)
         by_bar = [column[:closed] for column in at_bars]
-        by_mark = [np.flatnonzero(marks["funding_rate"]), *marked.blocks]
+        by_mark = [np.flatnonzero(marks["funding_rate"]), np.flatnonzero(marks["is_last_price"]), *marked.blocks]
         columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark)]
         for column in columns:  # the compiled loop needs one type for all, and columns mapped from files are read-only
             column.flags.writeable = False

@@ -18,7 +18,7 @@ from voltrade.folders import state_home, sync_folder
 from voltrade.journal_lock import refuse_unsafe
 from voltrade.runs.account_lock import is_same_file, open_private
 
-VERSION = 4
+VERSION = 5
 """Version of the ledger's file; a file of another version is refused."""
 
 
