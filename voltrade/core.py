@@ -1,8 +1,9 @@
 """TradingCore: events in, commands and notes out.
 
 This is the only place where bars, signals, risk, orders and the account meet; the rules themselves are in the modules
-below it. All of it is plain synchronous code without I/O, clock, randomness or threads. Backtest, replay, paper and
-live trading run it. The same events give the same outputs, bit for bit, however the trades are cut into blocks.
+below it. All of it is plain synchronous code without I/O, clock, randomness or threads: the same events give the same
+outputs, bit for bit, however the trades are cut into blocks. Replay, paper and live trading run it, and a backtest with
+`path="events"`; a compiled one runs `on_signal` and `core_rules` in a loop of its own (`research.loop`).
 
 A signal passes the gates in the order of `GATES`, top to bottom; the first that refuses gives the refusal its code.
 """
