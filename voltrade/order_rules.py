@@ -378,9 +378,10 @@ def _adopt_late_order(account: Record, symbol: Record, order: Record) -> None:
         symbol.halt_wanted = records.HALTED_BY_LATE_FILL
         start_closing(symbol.position, states.LATE_FILL)
     else:
+        if order.round_trip != symbol.position.id:  # an orphan: of its round trip nothing is known
+            symbol.position = symbol.no_position
         distance, take_profit = symbol.position.stop_distance, symbol.position.take_profit_distance
-        is_of_last = order.round_trip == symbol.position.id
-        closing_reason = symbol.position.closing_reason if is_of_last else states.NONE
+        closing_reason = symbol.position.closing_reason
         _begin_round_trip(symbol, order.side)
         symbol.position.stop_distance, symbol.position.take_profit_distance = distance, take_profit
         symbol.position.bar = order.bar

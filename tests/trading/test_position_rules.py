@@ -296,6 +296,17 @@ def test_a_late_fill_of_an_entry_whose_position_was_closed_is_closed_too(reason:
     assert not harness.monitor.in_round_trip
 
 
+def test_an_orphan_that_fills_after_a_round_trip_is_closed_and_gets_nothing_of_it() -> None:
+    """Not the stop's distance, and not the reason why it was closed."""
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    harness.canceled(harness.order("vt-e-1x1", "FILLED", 10))
+    bought = OrderUpdate(2_000, "BTCUSDT", "vt-e-7e1", 9, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 5, 5)
+    outputs = harness.monitor.on_order(replace(bought, trade_id=77, last_quantity=5, last_price=1_000))
+    assert [(o.purpose, o.order.quantity, o.reason) for o in intents(outputs)] == [(Purpose.EXIT, 5, "LATE_FILL")]
+    assert harness.monitor.halt_reason == "vt-e-7e1 filled, and the journal has lost that it was sent"
+
+
 def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
     harness = Harness().in_position()
     monitor = harness.monitor
