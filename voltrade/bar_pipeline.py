@@ -1,11 +1,12 @@
 """From trades to decisions: `VolumeBarAggregator` closes bars, `SignalEngine.on_volume_bar` decides on each.
 
-A block has what has arrived, in live trading often one trade, in an event-driven backtest or a warm-up thousands; bars,
-decisions and stopping points don't depend on how trades are divided into blocks. Processing stops where the core may
-have to act: after a trade that closed a bar with a signal, at a bar that the core waits for, and before the next due
-time.
+A block has the trades that have arrived: often one in live trading, thousands in an event-driven backtest or a warm-up.
+Bars, decisions and stopping points don't depend on how trades are divided into blocks. Processing stops where the core
+may have to act: after a trade that closed a bar with a signal, at a bar that the core waits for, and before the next
+due time.
 
-A rule that raises an exception is switched off: bars go on, their decisions are empty, and nothing signals.
+A rule that raises an exception is switched off: bars are still made, all fields of their decisions are 0, and there is
+no signal.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class BarPipeline:
     """Bars and decisions of one symbol in one run.
 
     Attributes:
-        aggregator: makes the bars; has the open bar and the counters of skipped trades.
+        aggregator: makes the bars; it has the open bar and counts skipped trades.
         engine: the signal engine; only the pipeline may give it bars.
         count: number of bars closed in this run.
         rule_off: why the rule is switched off; empty where it decides.
@@ -72,7 +73,7 @@ class BarPipeline:
         return at
 
     def _decide(self, closed: Rows) -> bool:
-        """Call the engine with each closed bar; return whether any bar has a signal, or the rule has failed."""
+        """Store each closed bar with its decision; return whether any bar has a signal, or the rule has failed."""
         if self.count + len(closed) > len(self._bars):
             self._bars = grown(self._bars, self.count, len(closed))
             self._decisions = grown(self._decisions, self.count, len(closed))
@@ -86,31 +87,31 @@ class BarPipeline:
         return has_signal or self.rule_off != was_off
 
     def _decision_on(self, bar: Record, number: int) -> Record:
-        """Return the engine's decision on a closed bar; an empty one while the rule is off."""
+        """Return the signal engine's decision on a closed bar; while the rule is off, one whose fields are all 0."""
         if not self.rule_off:
             before = self.engine.state.copy()
             try:
                 return self.engine.decide(bar)
-            except Exception as error:  # whatever a rule of the user's own does, the position is looked after
+            except Exception as error:  # an error of a rule must not end the upkeep of the position
                 self.rule_error = error
                 self.switch_rule_off(describe_failure(self.engine, before, bar, number, error))
         return np.zeros(1, self.engine.decision_dtype)[0]
 
     def switch_rule_off(self, why: str) -> None:
-        """Have no rule decide until `switch_rule_on`; whatever it did to its state is forgotten."""
+        """Don't call the rule until `switch_rule_on`, and set its state to 0; `why` becomes `rule_off`."""
         self.rule_off = why
         self.engine.state = np.zeros_like(self.engine.state)
 
     def switch_rule_on(self) -> None:
-        """Have the rule decide again from the next bar on; a rule that was off is warmed up by the newest bars."""
+        """Call the rule again from the next bar on, after the newest `warmup_bars` bars; no effect if it is on."""
         if not self.rule_off:
             return
         self.rule_off, self.rule_error = "", None
         for number in range(max(self.count - self.engine.warmup_bars, 0), self.count):
-            self._decision_on(self._bars[number], number)  # if it fails again, it is off again
+            self._decision_on(self._bars[number], number)  # a failure switches it off again
 
     def continue_from(self, point: BarResumePoint) -> None:
-        """Continue from a state of a day's bars (see `VolumeBarAggregator.continue_from`)."""
+        """Continue at a point within a day; see `VolumeBarAggregator.continue_from`."""
         self.aggregator.continue_from(point)
 
     @property
@@ -140,7 +141,7 @@ class BarPipeline:
 
     @property
     def fingerprint(self) -> bytes:
-        """16 bytes, equal for pipelines of the same rule and settings, whose saved states are interchangeable."""
+        """16 bytes, equal for pipelines of the same symbol, settings and rule: they can restore each other's state."""
         return hashlib.sha256(self.engine.fingerprint + self.aggregator.spec.tobytes()).digest()[:16]
 
     def state_bytes(self) -> bytes:

@@ -29,7 +29,7 @@ DAY_END = int(CloseReason.DAY_END)
 
 
 PREFETCH_DISTANCE = 192
-"""How many trades ahead to prefetch, since a block of ten million trades does not fit into the CPU cache."""
+"""Trades are prefetched this many ahead: a block of ten million trades doesn't fit into the CPU cache."""
 
 _MOST_BARS_BY_ONE_TRADE = 10_000_000
 
@@ -37,13 +37,13 @@ NO_BAR_LIMIT = 2**62
 """More bars than any block can close."""
 
 COPY_BELOW_BARS = 64
-"""Below this number, closed bars are copied, and the buffer is used again."""
+"""Fewer closed bars than this are returned as a copy, and the buffer is used again."""
 
 
 AGGREGATOR = record_dtype(
     [
         ("bar", BAR),  # the open bar; it is empty while its volume is 0
-        ("progress", np.int64),  # towards the threshold, in its unit; for `quote` with the excess of the bar before
+        ("progress", np.int64),  # towards the threshold, in its unit; `quote` begins with the excess of the last bar
         ("day_end", np.int64),  # first millisecond of the next UTC day
         ("last_trade_id", np.int64),  # -1 before the first trade
         ("last_price", np.int64),
@@ -63,7 +63,7 @@ COLUMNS = tuple(types.Array(kind, 1, "C", readonly=True) for kind in (types.int6
 
 @compiled
 def _close(bars: Rows, state: Record, reason: int, threshold: int) -> None:
-    """Copy the open bar to the buffer and start an empty bar."""
+    """Copy the open bar to the buffer and start an empty bar; the progress is reduced by `threshold`."""
     bar = state.bar
     bar.close_reason = reason
     bars[state.count] = bar
@@ -144,14 +144,14 @@ def _lots_until_close(spec: Record, progress: int, price: int, quantity: int) ->
 def _add_trade(
     trade_id: int, price: int, quantity: int, time: int, buyer_is_maker: bool, spec: Record, state: Record, bars: Rows
 ) -> bool:
-    """Process any trade. If the buffer has no room, only set `missing_rows` and return False."""
+    """Process one trade of any kind; return True. Without room in the buffer, only set `missing_rows`; return False."""
     if trade_id <= state.last_trade_id:
         state.skipped_duplicate += 1
         return True
     follows = trade_id == state.last_trade_id + 1
     if _is_invalid(price, quantity, spec):
         state.skipped_invalid += 1
-        if follows:  # no gap; a wrong id of an invalid trade must not make later trades duplicates
+        if follows:  # only then: a wrong id of an invalid trade must not make later trades duplicates
             state.last_trade_id = trade_id
         return True
 
@@ -202,11 +202,11 @@ def _add_ordinary_trades(
     spec: Record,
     state: Record,
 ) -> int:
-    """Add ordinary trades to the open bar, which is not empty; return the index of the first other trade.
+    """Add ordinary trades to the open bar, which is not empty; return the index of the first other trade, or `end`.
 
-    The result is the same as with `_add_trade`, but faster. Trades are processed in strides, whose loop has no
-    branches, so that it compiles to vector instructions. A stride with a trade that is not ordinary, or that would
-    close the bar, is processed trade by trade up to that trade.
+    The result is that of `_add_trade` for each of them. STRIDE trades at a time are added by a loop without branches,
+    which compiles to vector instructions. A stride with a trade that isn't ordinary, or that would close the bar, is
+    processed trade by trade up to that trade.
     """
     bar = state.bar
     unit, max_price, max_quantity = spec.unit, spec.max_price, spec.usual_quantity
@@ -286,10 +286,10 @@ def process_until_close(
     state: Record,
     bars: Rows,
 ) -> int:
-    """Process trades from `start` up to the first that closes a bar; return the index of the next trade.
+    """Process trades from index `start` up to the first that closes a bar; return the index of the next trade.
 
-    Stops earlier at `end`, before the first trade at or after the time `due`, and before a trade for which `bars` has
-    no room; `state.missing_rows` is then the number of rows that this trade may need.
+    Stops earlier at index `end`, before the first trade at or after the time `due` (ms UTC), and before a trade for
+    which `bars` has no room; `state.missing_rows` is then the number of rows that this trade may need.
     """
     count = state.count
     state.missing_rows = 0
@@ -319,7 +319,7 @@ def _aggregate(
     bars: Rows,
     closing_rows: Int64s,
 ) -> int:
-    """Process trades until `bars` has `max_bars` bars or the step stops; return the index of the next trade.
+    """Process trades until `bars` has `max_bars` bars or a step closes none; return the index of the next trade.
 
     `closing_rows` gets, for each bar, the index of the trade that closed it.
     """
@@ -385,7 +385,7 @@ class VolumeBarAggregator:
 
     Attributes:
         state: one row of AGGREGATOR.
-        next_row: index of the first trade of the last block that was not processed.
+        next_row: index of the first trade of the last block that is not processed yet.
         closing_rows: for each bar that the last block closed, the index of the trade that closed it.
     """
 
@@ -417,7 +417,7 @@ class VolumeBarAggregator:
             at = self._loop(*self._columns, at, due, max_bars, self.spec, state, self._buffer, self._closing_rows)
             if at == len(trades) or not (missing := int(state["missing_rows"][0])):
                 break
-            # Room for as many bars as the rest may close at the rate so far, plus a quarter: repeated copies cost more.
+            # Make room for the bars that the rest closes at the rate so far, plus a quarter: each copy takes time.
             count = int(state["count"][0])
             expected = count * (len(trades) - at) // max(at - start, 1) * 5 // 4
             more = max(missing, min(expected, len(trades), _MOST_BARS_BY_ONE_TRADE))
@@ -428,7 +428,7 @@ class VolumeBarAggregator:
         return self._closed()
 
     def _closed(self) -> Rows:
-        """Return the closed bars: the buffer itself if there are many, else a copy."""
+        """Return the closed bars: the buffer itself from COPY_BELOW_BARS bars on, else a copy."""
         count = int(self.state["count"][0])
         if count == 0:
             self.closing_rows = _NO_ROWS
@@ -442,7 +442,8 @@ class VolumeBarAggregator:
         return bars
 
     def continue_from(self, point: BarResumePoint) -> None:
-        """Continue from a state of a day's bars. The open bar is dropped; the next bar is tainted, since it is cut."""
+        """Continue at a point within a day. The open bar is dropped; the next bar is tainted: its first trades are
+        missing."""
         state = self.state[0]
         bar = state["bar"]
         for name in ("volume", "taker_buy_volume", "notional", "trade_count"):
@@ -467,7 +468,7 @@ class VolumeBarAggregator:
         return int(self.state["gaps"][0])
 
     def state_bytes(self) -> bytes:
-        """Return the whole state; after `restore` the bars are the same."""
+        """Return the whole state; an aggregator that restores it makes the same bars of the same trades."""
         return self.state.tobytes()
 
     def restore(self, saved: bytes) -> None:

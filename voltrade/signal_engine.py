@@ -5,9 +5,9 @@ To change the rule, subclass `SignalEngine` (here, in a rule file, or in a noteb
 that numba can't compile, or that overrides `on_volume_bar`, runs as plain Python with one warning and the same results.
 
 Each bar gets a decision: one row with all indicator values, each condition, and the signal. An indicator's value is NaN
-until it has seen enough bars, and a comparison with NaN is false: `x > y` doesn't fire on it, but `not x <= y` does. In
-rules, prices are in the quote asset and volumes in coins. Don't use `**` in a rule: compiled code and plain Python
-differ in its last bit.
+until it has seen enough bars, and every comparison with NaN is false: `x > y` is false then, but `not x <= y` is true.
+In rules, prices are in the quote asset and volumes in coins. Don't use `**` in a rule: compiled code and plain Python
+may differ in the last bit of its result.
 """
 
 from __future__ import annotations
@@ -139,17 +139,17 @@ RETURNED_BOOLEAN, RETURNED_NONSENSE = 2, 3
 """What the step writes for a signal where the rule returned a boolean, or anything else but -1, 0 or 1."""
 
 
-# --- the engine -------------------------------------------------------------------------------------------------------
+# --- SignalEngine -----------------------------------------------------------------------------------------------------
 
 
 def _two_steps(state: Record, bar: Record, settings: Record, decision: Record) -> None:
-    """Call two steps in turn; FIRST and SECOND are bound when an engine is built."""
+    """Call two steps in turn; FIRST and SECOND are bound when a program is made."""
     FIRST(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
     SECOND(state, bar, settings, decision)  # type: ignore[name-defined]  # noqa: F821
 
 
 def _step_bars(rows: Rows, scale: Rows, bar: Rows, state: Rows, settings: Rows, decisions: Rows) -> None:
-    """Process closed bars one by one; STEP is bound when an engine is built."""
+    """Process closed bars one by one; STEP is bound when a program is made."""
     for at in range(len(rows)):
         fill_rule_bar(rows[at], scale[0], bar[0])
         STEP(state[0], bar[0], settings[0], decisions[at])  # type: ignore[name-defined]  # noqa: F821
@@ -157,12 +157,12 @@ def _step_bars(rows: Rows, scale: Rows, bar: Rows, state: Rows, settings: Rows, 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The functions of an engine class, made for one layout of its state."""
+    """The functions of a subclass of `SignalEngine`, made for one record layout of its state and settings."""
 
     step: Callable[..., None]
-    """Processes one bar: the engine's `BarStep` with its indicators and rule."""
+    """Processes one bar: the function of the class's `BarStep`, with its indicators and its rule."""
     step_bars: Callable[..., None]
-    """Processes many bars."""
+    """Processes an array of bars, one by one."""
     is_compiled: bool
     """Whether research may call `step` in its compiled loop. False where numba can't compile the rule, and where a
     subclass overrides `on_volume_bar`, which must then be called with each bar."""
@@ -224,11 +224,11 @@ class SignalEngine:
     """Fields that the rule writes into a decision; here 1, -1 or 0 for triggers, and booleans for filters."""
 
     def __init__(self, settings: SignalSettings, instrument: Instrument) -> None:
-        """Create an engine before its first bar.
+        """Create a signal engine that has no bar yet.
 
         Args:
-            settings: of `settings_type`. Of settings of another type, those with the same names are used; the rest are
-                defaults.
+            settings: of `settings_type`. Of settings of another type, the values with the same names are used, and
+                defaults for the rest.
 
         Raises:
             ConfigError: names that the class declares clash, or no indicator has the output `atr`, which sizing needs.
@@ -309,8 +309,8 @@ class SignalEngine:
 
         Call it as `engine.on_volume_bar(bar)` with a `VolumeBar` or a row of BAR. It returns the bar's `Signal`, or
         None; `last_decision` has the details. The gates check later whether a signal may become an entry (warm-up, a
-        tainted or short bar, an open position). One against the open position closes it, if
-        `exit_on_opposite_signal`, whatever the gates say.
+        tainted bar, a bar that the end of its day closed, an open position). A signal against the open position closes
+        it where `exit_on_opposite_signal` is set; no gate is asked.
 
         A subclass may override it as `on_volume_bar(self, bar)`. The override must call `super().on_volume_bar(bar)`
         once for each bar, and must return None or a `Signal` of that bar, of which it may change `side` and `atr`. What
@@ -367,7 +367,7 @@ class SignalEngine:
         return decisions
 
     def step_bars(self, rows: Rows, decisions: Rows) -> None:
-        """Process closed bars and write a decision for each, without any override of `on_volume_bar`.
+        """Process closed bars and write a decision for each; an override of `on_volume_bar` isn't called.
 
         Raises:
             ConfigError: the rule returned something other than -1, 0 or 1, or changed its settings; names the bar.
@@ -378,7 +378,7 @@ class SignalEngine:
         self.refuse_other_signals(decisions["signal"], rows, range(before, before + len(rows)))
 
     def refuse_other_settings(self, row: Record) -> None:
-        """Raise an error where the rule has changed its settings, which no saved state holds.
+        """Restore the settings and raise an error where the rule has changed them: no saved state has such changes.
 
         Args:
             row: the settings as the rule left them.
@@ -436,21 +436,21 @@ class SignalEngine:
 
     @property
     def bars(self) -> int:
-        """Number of bars processed."""
+        """Number of bars processed so far."""
         return int(self.state["bars"][0])
 
     @property
     def fingerprint(self) -> bytes:
-        """16 bytes, equal for engines of the same rule and settings, whose saved states are interchangeable."""
+        """16 bytes, equal for signal engines of the same rule and settings: they can restore each other's state."""
         layout = f"{type(self).__qualname__} {self.state.dtype.descr} {self.settings_row.dtype.descr}"
         return hashlib.sha256(layout.encode() + self.settings_row.tobytes()).digest()[:16]
 
     def state_bytes(self) -> bytes:
-        """Return the whole state; after `restore` the decisions are the same."""
+        """Return the whole state; a signal engine that restores it makes the same decisions on the same bars."""
         return self.fingerprint + self.state.tobytes()
 
     def restore(self, saved: bytes) -> None:
-        """Set the state to what `state_bytes` of an engine of the same class and settings returned.
+        """Set the state to what `state_bytes` of a signal engine of the same class and settings returned.
 
         Raises:
             DataError: the state is from another class or other settings.
@@ -467,8 +467,11 @@ _NUMBERS: dict[type, type] = {int: np.int64, float: np.float64, bool: np.bool_}
 def _unique(fields: tuple[tuple[Any, ...], ...], owner: str) -> np.dtype[Any]:
     """Return a record dtype of fields that must have unique names.
 
-    Each kind of record ends with a field of its own (`bars`, `ready`, `warmup_bars`), so that no record dtype is the
-    beginning of another: numba would treat the longer as a subtype and run code compiled for the shorter.
+    Each kind of record ends with a field of its own (`bars`, `ready`, `warmup_bars`), so that no record dtype begins
+    with all fields of another: numba would treat the longer as a subtype and run code compiled for the shorter.
+
+    Raises:
+        ConfigError: two fields have the same name.
     """
     names = [name for name, *_ in fields]
     for name in names:
@@ -478,9 +481,9 @@ def _unique(fields: tuple[tuple[Any, ...], ...], owner: str) -> np.dtype[Any]:
 
 
 def _state_dtype(engine: type[SignalEngine], settings: SignalSettings) -> np.dtype[Any]:
-    """Return the record dtype of an engine's state. Windows have room for 256 values, or 4 times that, and so on.
+    """Return the record dtype of a signal engine's state. A window has room for 256 values, or 1,024, and so on.
 
-    Compiled code depends on the dtype: with few window sizes, most changes of a length compile nothing again.
+    Compiled code depends on the dtype: with few window sizes, most changes of a length need no compilation.
     """
     fields: list[tuple[Any, ...]] = []
     for indicator in engine.indicators:
@@ -519,7 +522,11 @@ def _decision_dtype(engine: type[SignalEngine]) -> np.dtype[Any]:
 
 
 def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
-    """Return the settings as a row with a field for each setting, and `warmup_bars`."""
+    """Return the settings as a row with a field for each setting, and `warmup_bars`.
+
+    Raises:
+        ConfigError: a setting has the name `warmup_bars`, or is neither a number nor a boolean.
+    """
     if "warmup_bars" in type(settings).model_fields:
         raise ConfigError(
             "warmup_bars: a setting of a rule must have another name; this name is for the longest ready_after"
@@ -534,7 +541,7 @@ def _settings_row(settings: SignalSettings, warmup_bars: int) -> Rows:
 
 
 def indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any], joint: Callable[[Any], Any]) -> Any:
-    """Return all indicators of an engine as one step.
+    """Return the indicators of a signal engine as one step that updates all of them.
 
     Args:
         form: applied to the step of each indicator: `compiled` or `plain`.
@@ -546,11 +553,11 @@ def indicators_of(engine: type[SignalEngine], form: Callable[[Any], Any], joint:
 
 
 OVERRIDABLE = frozenset({"settings_type", "indicators", "conditions", "warmup_of", "_detect_signal", "on_volume_bar"})
-"""Members of `SignalEngine` that a rule may override. Compiled loops don't call the others."""
+"""Members of `SignalEngine` that a rule may override; compiled loops wouldn't call an override of another."""
 
 
 def other_overrides(rule: type[SignalEngine]) -> list[str]:
-    """Return the methods of `SignalEngine` that a rule overrides but must not."""
+    """Return the names of the methods of `SignalEngine` that a rule overrides but must not, sorted."""
     names = vars(SignalEngine).keys() - OVERRIDABLE
     return sorted(name for name in names if any(callable(value) for value in overrides_of(name, rule)))
 
@@ -578,7 +585,7 @@ _BUILT_IN: BarStep = vars(SignalEngine)["on_volume_bar"]
 
 
 def bar_step_of(engine: type[SignalEngine]) -> BarStep:
-    """Return the `BarStep` of an engine class: its own, or that of the nearest base class that has one."""
+    """Return the `BarStep` of a class: its own, or that of the nearest base class that has one."""
     steps = (vars(owner).get("on_volume_bar") for owner in engine.__mro__)
     return next((step for step in steps if isinstance(step, BarStep)), _BUILT_IN)
 
@@ -587,7 +594,7 @@ _programs: dict[tuple[Any, ...], Program] = {}
 
 
 def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    """Return the program of an engine class for the dtypes of state and settings; it is made once and kept."""
+    """Return the program of a class for the dtypes of its state and settings; it is made once and kept."""
     key = (engine, engine.on_volume_bar, engine._detect_signal, state, settings)
     if key not in _programs:
         _programs[key] = _make_program(engine, state, settings)
@@ -595,13 +602,13 @@ def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtyp
 
 
 def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    """Compile an engine class; warn once if it has to run as plain Python or overrides `on_volume_bar`."""
+    """Compile a class; warn if it has to run as plain Python or overrides `on_volume_bar`."""
     step, why = bar_step_of(engine).step, ""
     if not isinstance(engine.on_volume_bar, BarStep):
         why = "it overrides on_volume_bar"
     try:
         program = _compiled_program(engine, step, state, settings)
-    except Exception as error:  # any error of numba: the rule is compiled here, it does not run
+    except Exception as error:  # any error of numba; the rule itself isn't called here
         why = why or f"numba can't compile it: {str(error).strip().splitlines()[0]}"
         program = _plain_program(engine, step, state, settings)
     if not why:
