@@ -36,7 +36,7 @@ def proportion(amount: int, numerator: int, denominator: int) -> int:
         rest = amount % denominator * numerator
         whole += rest // denominator
         twice = 2 * (rest % denominator)
-    # Added without a branch: the branch is unpredictable, and a misprediction costs as much as the division.
+    # No branch: it would be unpredictable, and a misprediction takes as long as the division.
     return whole + (twice > denominator) + (twice == denominator) * (whole & 1)
 
 
@@ -48,7 +48,10 @@ def fee(notional: int, rate_e8: int) -> int:
 
 @compiled
 def funding_payment(value: int, rate_e8: int) -> int:
-    """Return what a position of `value` (signed money) receives: at a positive rate longs pay and shorts receive."""
+    """Return the money that a position of `value` (signed money) receives as funding, negative if it pays.
+
+    At a positive rate longs pay and shorts receive.
+    """
     return fee(abs(value), abs(rate_e8)) * (-1 if (value > 0) == (rate_e8 > 0) else 1)
 
 
@@ -146,11 +149,11 @@ class Account:
     transfers: int = 0
     """Net deposits after the start, and payments of the insurance fund."""
     adjustments: int = 0
-    """What trades that aren't ours have made, and what nothing explains."""
+    """Profit and loss of trades that aren't ours, and changes of the wallet that nothing explains."""
     positions: dict[str, Position] = field(default_factory=dict)
 
     def open_symbol(self, instrument: Instrument) -> Position:
-        """Return the position of a symbol; a new one is flat."""
+        """Return the position of a symbol, a flat one at the first call."""
         return self.positions.setdefault(instrument.symbol, Position(instrument))
 
     def apply_fill(self, symbol: str, side: Side, price: int, quantity: int, fee: int) -> int:

@@ -1,8 +1,8 @@
 """The tables of the order rules: states and legal transitions, reactions to refusals, retry times, and reasons.
 
-To change what a rejection or a retry leads to, change `REFUSALS` and the times below it; what a reaction means for an
-entry, a stop, an exit or a take-profit is in `order_rules`: `_on_*_refused()`. Live and backtest share all of it.
-Compiled code has no texts, so records store the numbers at the end of this file.
+To change what a refusal leads to, or when something is sent again, change `REFUSALS` and the times below it; what a
+reaction means for an entry, a stop, an exit or a take-profit is in `order_rules`: `_on_*_refused()`. Live trading and
+backtests share all of it. Compiled code has no texts, so records store the numbers at the end of this file.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
 """Legal transitions of a conditional order."""
 
 DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", "EXPIRED", "NOT_PLACED"})
-"""States of both kinds in which an order can no longer fill or trigger, as far as we know: one that was never placed
-may turn up."""
+"""States of both kinds in which an order can no longer fill or trigger. NOT_PLACED is our conclusion: the exchange may
+report the order later."""
 
 STATUS_ALIASES = {"EXPIRED_IN_MATCH": "EXPIRED"}
 """Statuses of Binance that are treated as another."""
@@ -96,18 +96,19 @@ FORCED = {
     "settlement_autoclose-": "SETTLEMENT",
     "adjusted-": "ADJUSTED",
 }
-"""Prefixes of the client order ids of orders that the exchange itself places, and their kinds."""
+"""Prefixes of client order ids, and the kinds of these orders: those that the exchange itself places, and `adjusted-`,
+which our books use for an exit by which they drop lots that the exchange doesn't show any more."""
 
 
 # --- what a refusal leads to ---------------------------------------------------------------------------------------
 
 
 class Reaction(StrEnum):
-    """What a refused order leads to. LOOKUP makes the outcome unknown; else it depends on the order's purpose too:
+    """What a refused order leads to. After LOOKUP its outcome is unknown; else the purpose decides:
 
     - An entry is given up, whatever the reaction; a later signal may enter.
-    - A stop is sent again after RETRY, RECONCILE and FILTERS, up to a number of times; after anything else, or where it
-      is too large, the position is closed.
+    - A stop is sent again after RETRY, RECONCILE and FILTERS, up to STOP_TRIES refusals; after anything else, or where
+      it is too large, the position is closed.
     - A take-profit is sent again after RETRY and FILTERS, closes the position after CLOSE, and is given up after
       anything else.
     - An exit is sent again, whatever the reaction.
@@ -117,8 +118,8 @@ class Reaction(StrEnum):
     RETRY = "RETRY"  # a temporary reason
     CLOSE = "CLOSE"  # the price has already passed the trigger: close the position at market
     LOOKUP = "LOOKUP"  # the client order id is in use: look the order up
-    RECONCILE = "RECONCILE"  # the position isn't what we think: read the account
-    FILTERS = "FILTERS"  # the symbol's filters have changed: they are read again, and what is sent obeys them
+    RECONCILE = "RECONCILE"  # the position isn't that of our books: read the account
+    FILTERS = "FILTERS"  # the symbol's filters have changed: they are read again, and later orders follow them
     HALT = "HALT"  # our request or our permissions are wrong: no entries until an operator resumes trading
 
 
@@ -178,41 +179,42 @@ SETTING_CODES = frozenset({-2027, -2028, -4061, -4062})
 # --- when something is tried again ---------------------------------------------------------------------------------
 
 RETRY_AFTER_MS = 1_000
-"""Pause before the first retry. Also, how long a fill that only an order's state reports may stay uncounted before the
-account is read, and how long an exit may leave a position uncovered before its stop is sent again."""
+"""Pause before the first retry. Also how long a fill that an order's state reports may stay uncounted before the
+account is read, and how long a closing position may be uncovered before its stop is sent again."""
 MAX_DOUBLINGS = 6
-"""For a take-profit and for reading the account, the pause doubles after each retry, at most six times: to 64 s."""
+"""For a take-profit and for reading the account, the pause doubles after each try, at most six times: to 64 s."""
 STOP_TRIES = 3
-"""Most refusals of a stop close the position at market at once. After those that are worth another try (RETRY,
-RECONCILE, FILTERS) the stop is sent again, until so many of one position were refused."""
+"""After the reactions RETRY, RECONCILE and FILTERS a stop is sent again, until this many stops of the position were
+refused. Then, and after any other reaction, the position is closed at market."""
 REST_TRIES = 3
 """After this many refused exits, a remainder smaller than one step is reported as stuck."""
 RESIZE_EVERY_MS = 500
 """While an entry still fills, its stop is enlarged and its exit is extended this often, not at each fill."""
 PROTECT_WITHIN_MS = 3_000
-"""A position that orders at the exchange don't cover for this long is closed at market; so is one whose triggered
-stop fills nothing for this long. A restart begins the time again."""
+"""A position that orders at the exchange haven't covered for this long is closed at market; so is one whose triggered
+stop has filled nothing for this long. After a restart the time begins again."""
 RESEND_UNANSWERED_AFTER_MS = 1_500
 """A stop or exit that the exchange has not acknowledged after this long no longer counts, and another is sent."""
 QUICK_TRIES, MAX_PROTECT_DOUBLINGS = 4, 2
-"""For stops and exits the pauses begin to double after this many tries, and grow to four times at most."""
+"""For stops and exits the pause doubles with each try after the first QUICK_TRIES, to four times its length at most."""
 LOOKUP_AFTER_MS = 2_000
-"""An order that takes liquidity is looked up this long after its last update."""
+"""An order that isn't conditional is looked up this long after it was sent or last updated."""
 READ_ACCOUNT_EVERY_MS = 4_000
-"""Shortest pause between reading the account because an order can't be looked up; it grows with the order's age."""
+"""Shortest pause between two readings of the account because an order can't be looked up; half of the order's age,
+where that is longer."""
 LOOKUP_AGE_DIVISOR = 8
-"""An order that can't be looked up is looked up again after an eighth of its age, but a second at least."""
+"""An order that can't be looked up is looked up again after its age divided by this, but not before RETRY_AFTER_MS."""
 MAX_ENTRY_FAILURES = 3
 """Trading halts after this many entries in a row that were refused for a lasting reason, or never placed."""
 CODE_NEVER_SENT, CODE_TOO_MANY_REQUESTS, CODE_TOO_LARGE = 0, -1003, -4005
-"""Codes of refusals. The first two don't count as a try; the last means more than the exchange takes in one order."""
+"""Codes of refusals: never sent and too many requests, which don't count as tries, and a quantity above the largest."""
 TOO_LARGE_DIVISOR, MAX_EXIT_PARTS, MAX_EXIT_PARTS_PER_SECOND = 4, 8, 6
-"""After a refusal as too large an exit is sent in parts of a quarter, but not in more than MAX_EXIT_PARTS unless the
-exchange's filters say so; and at most MAX_EXIT_PARTS_PER_SECOND are sent."""
+"""After a refusal as too large, an exit is sent in parts of a quarter of it, in at most MAX_EXIT_PARTS until the
+exchange's filters are read; at most MAX_EXIT_PARTS_PER_SECOND are sent within a second."""
 ABSENCE_MARGIN_MS = 5_000
-"""An answer that an order doesn't exist counts only this long after the request's recvWindow has ended."""
+"""An answer that an order doesn't exist counts only from this long after the end of the request's recvWindow on."""
 ABSENT_ANSWERS_NEEDED = 3
-"""This many such answers, and a snapshot without the order, are needed before it counts as never placed."""
+"""An order counts as never placed after this many such answers and a snapshot that doesn't list it."""
 
 
 STOP_MISSING_TEXT = "orders at the exchange don't cover the position: closing it at market"
@@ -224,7 +226,7 @@ EXPECTED_REFUSALS: dict[int, str] = {
     -2021: "the price had passed the trigger before the order arrived; the position is closed at market",
     -2022: "this is expected where another order closed the position first; the account is read to make sure",
 }
-"""Explanations of refusals that normal operation brings, for their alerts."""
+"""Explanations, for their alerts, of refusals that occur in normal operation."""
 
 
 def refused_text(client_order_id: str, code: int, text: str) -> str:
@@ -273,7 +275,8 @@ REASONS = (
     "REDUCE_ONLY_REFUSED", "TOO_MANY_ORDERS", "LATE_FILL", "TAKE_PROFIT_REST", "NO_UPDATE", "LOOKUP_REFUSED",
     "LOOKUP_UNKNOWN", "FOREIGN_ORDER", "WALLET_DIFFERS", "ACCOUNT_MISMATCH", "LAST_PRICE",
 )  # fmt: skip
-"""Why something was done. A breaker rule's number is its reason; an operator's reasons are numbered after these."""
+"""Reasons of commands, look-ups and readings of the account. The first are the breaker rules, by their numbers; texts
+that an operator gives are numbered after these."""
 (
     NONE, SIGNALLED, PROTECT, RESIZE, TARGET, BY_STOP, BY_TAKE_PROFIT, STOP_REST, STOP_REFUSED, STOP_MISSING, BY_TIME,
     OPPOSITE_SIGNAL, POSITION_CLOSED, RESIZED, STALE, DURATION_END, TAPE_END, OUTCOME_UNKNOWN, CANCEL_REFUSED,

@@ -34,7 +34,7 @@ MIN_STOP_TICKS = 3
 
 MAINTENANCE_RATE = Decimal("0.025")
 """Maintenance margin rate for the liquidation distance. It is `maintMarginPercent` of nearly every symbol, and more
-than the first bracket of the large symbols, so that the distance is never overestimated."""
+than the first bracket of the large symbols, so that the distance of a small position isn't overestimated."""
 
 
 # --- exact arithmetic -------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ GATE_INPUTS = record_dtype(
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
         ("orders_unsettled", np.bool_),  # `order_queries.has_unsettled_order()`, or too few rows are free
-        ("position_open", np.bool_),  # or an entry is in flight
+        ("position_open", np.bool_),  # a round trip is in progress, from the intent of its entry on
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
         ("price_time", np.int64),  # time of the last price, ms
@@ -87,7 +87,7 @@ GATE_INPUTS = record_dtype(
         ("day_left", np.int64),  # money
         # the entry
         ("price", np.int64),  # last price, ticks
-        ("stop_ticks", np.int64),  # distance of the stop from the fill
+        ("stop_ticks", np.int64),  # distance of the stop from the fill, ticks
         ("symbol_changed", np.bool_),  # the symbol doesn't trade, or its tick or step is finer than the run's
         ("quantity", np.int64),  # lots, from position_size
         ("wallet", np.int64),  # wallet balance, money
@@ -129,9 +129,9 @@ def new_gate_inputs() -> Rows:
 
 
 def limits_from_settings(config: Config, instrument: Instrument, taker_fee_e8: int | None = None) -> Rows:
-    """Return the row of LIMITS that follows from settings and filters.
+    """Return the row of LIMITS that follows from the settings and the instrument.
 
-    `taker_fee_e8` is the fee that the exchange reports (`Snapshot.taker_fee_e8`); None means the fee of the settings.
+    `taker_fee_e8` is the rate that the exchange reports (`Snapshot.taker_fee_e8`); None means the rate of the settings.
     """
     risk, execution = config.risk, config.execution
     limits = np.zeros(1, LIMITS)
@@ -191,8 +191,8 @@ def capital_in_use(inputs: Rows, limits: Rows) -> int:
 def stop_out_cost(lots: int, inputs: Rows, limits: Rows) -> int:
     """Return the money that an entry of this many lots costs if its stop is hit, rounded up.
 
-    It is the stop distance, plus fee and expected slippage of entry and exit. The exit price is taken as price +
-    distance for both sides, since costs are higher there.
+    It is the stop distance, plus fee and expected slippage of entry and exit. For both sides the exit is taken to be at
+    price + distance, where fee and slippage are higher.
     """
     given, limit = inputs[0], limits[0]
     stop = lots * given["stop_ticks"] * limit["money_per_ticklot"]
@@ -245,7 +245,11 @@ def position_size(inputs: Rows, limits: Rows) -> int:
 
 @compiled
 def shortest_stop_ticks(inputs: Rows, limits: Rows) -> int:
-    """Return the shortest stop allowed: `min_stop_bps` of the price, 3 ticks or 2 x round-trip cost, the longest."""
+    """Return the shortest distance of a stop that is allowed, in ticks.
+
+    It is the largest of `min_stop_bps` of the price, MIN_STOP_TICKS price steps, and twice the fees and slippage of a
+    round trip.
+    """
     given, limit = inputs[0], limits[0]
     of_price = mul_e8_ceil(given["price"], limit["min_stop_e8"])
     round_trip = mul_e8_ceil(2 * given["price"], limit["fee_e8"] + limit["slippage_e8"])
@@ -408,7 +412,7 @@ def max_notional(inputs: Rows, limits: Rows) -> bool:
 
 @compiled
 def daily_budget(inputs: Rows, limits: Rows) -> bool:
-    is_known = not max_notional(inputs, limits)  # beyond that its cost may be beyond 64 bits
+    is_known = not max_notional(inputs, limits)  # above it the cost may exceed 64 bits
     return is_known and stop_out_cost(inputs[0]["quantity"], inputs, limits) > inputs[0]["day_left"]
 
 
@@ -445,9 +449,10 @@ COUNTED = frozenset({"LOSING_STREAK", "TRADES_PER_DAY"})
 """Codes of the rules that count round trips; the other rules measure money."""
 
 RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "ON_HOLD")
-"""Codes of the rules, in the order of the rows of BREAKER_HOLDS. The last has no limit: a command (`reduce`, `halt`), a
-caretaker or a halt by our own code puts it in force, until the operator resumes; `flatten` only closes and pauses. It
-is not the mode HALTED, which other rules lead to as well, and which `reduce` doesn't lead to."""
+"""Codes of the rules, in the order of the rows of BREAKER_HOLDS. ON_HOLD has no limit: the commands `reduce` and
+`halt`, a caretaker or a halt by our own code put it in force, and the operator's `resume` releases it. The command
+`flatten` closes the position and pauses, and puts no rule in force. ON_HOLD isn't the mode HALTED: other rules lead to
+that mode too, and `reduce` doesn't."""
 
 _DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _ON_HOLD = range(5)
 
@@ -456,7 +461,8 @@ RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
 ACTION_CANCEL, ACTION_FLATTEN = ACTIONS.index("cancel"), ACTIONS.index("flatten")
 _NEXT_UTC_DAY, _AFTER_SECONDS, _BY_OPERATOR = range(3)
 
-# Kinds of events for the breaker; the amount is money, and for HOLD an index into ACTIONS.
+# Kinds of events for the breaker. The amount is money: an equity, a transfer or the net profit of a round trip; for
+# HOLD it is an index into ACTIONS.
 EQUITY, TRANSFER, OPENED, CLOSED, TIME, HOLD, RESUME, EQUITY_AT_LAST = range(8)
 """EQUITY_AT_LAST is an equity in which a position is valued at the last trade's price, which one bad print may set."""
 
@@ -491,9 +497,9 @@ BREAKER_RULES = record_dtype(  # one row for each of the four measured rules
     [
         ("capital", np.int64),  # money
         ("limit", np.int64),  # 1e-8 of capital for rules of equity, else a count
-        ("action", np.int64),
-        ("resume", np.int64),
-        ("pause_ms", np.int64),
+        ("action", np.int64),  # index into ACTIONS
+        ("resume", np.int64),  # index into RESUMPTIONS
+        ("pause_ms", np.int64),  # until the release with `after_seconds`
     ]
 )
 
@@ -543,7 +549,7 @@ def breaker_limit(state: Rows, rules: Rows, rule: int) -> int:
 
 @compiled
 def _roll_day(state: Rows, holds: Rows, time: int) -> None:
-    """Restart the measures of the day at a new UTC day, from the last equity before the first event of the day."""
+    """At the first event of a UTC day, restart the measures of the day from the last known equity and 0 round trips."""
     now, day = state[0], time // DAY_MS
     if day > now["day"]:
         now["day"] = day
@@ -554,7 +560,7 @@ def _roll_day(state: Rows, holds: Rows, time: int) -> None:
 
 @compiled
 def _release_rule(state: Rows, holds: Rows, rule: int) -> None:
-    """Release a rule. A rule of equity then measures from the present equity; a count trips again when it grows."""
+    """Release a rule. A rule of equity then measures from the present equity; a counting rule trips when it grows."""
     now, hold = state[0], holds[rule]
     hold["in_force"] = False
     hold["release_at"] = NEVER
@@ -598,7 +604,7 @@ def _raise_peak(state: Rows, time: int, equity: int) -> None:
 
 @compiled
 def update_measures(state: Rows, holds: Rows, event: int, time: int, amount: int) -> None:
-    """Update the measures with an event of the breaker."""
+    """Update the measures with an event; TIME, HOLD and RESUME change none."""
     now = state[0]
     if event in (EQUITY, EQUITY_AT_LAST):
         now["equity"], now["is_at_last"] = amount, event == EQUITY_AT_LAST
@@ -727,7 +733,7 @@ def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
 
 @compiled
 def fill_breaker(inputs: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
-    """Write which rules are in force, and what is left of the day's loss, into a row of GATE_INPUTS, at its time.
+    """Write into a row of GATE_INPUTS which rules are in force, and what is left of the day's loss at the row's time.
 
     On a UTC day without breaker events so far the loss is 0, and the limit follows from the last equity.
     """
@@ -777,10 +783,10 @@ class CircuitBreaker:
     time, or by the operator. Several rules may be in force at once. The modes are:
 
     - ACTIVE: no rule is in force.
-    - REDUCING: only orders that reduce risk. Each rule in force is released without the operator and its action is
-      `block` or `cancel`, or the operator's command was `reduce`.
-    - HALTED: only orders that reduce risk, too. A rule in force flattens the position, or waits for the
-      operator.
+    - REDUCING: only orders that reduce risk. Each rule in force has the action `block` or `cancel` and is released
+      without the operator, or is ON_HOLD with the action `block`: by the command `reduce`, or for a caretaker.
+    - HALTED: only orders that reduce risk, too. A rule in force has the action `flatten`, or the operator must release
+      it.
 
     The breaker never refuses stops, cancels or reduce-only orders.
 
@@ -792,14 +798,17 @@ class CircuitBreaker:
 
     A transfer must be applied before the first equity that contains it.
 
-    The rules are in `breaker_step` and the functions that it calls. The trading core calls it with the same rows; this
-    class is for reports, the operator and the state of the next run.
+    The rules are in `breaker_step` and the functions that it calls. `core_rules` calls it with the same rows; this
+    class is for reports, the operator's status and the state of the next run.
     """
 
     def __init__(
         self, settings: RiskSettings, time: int, equity: int, rows: tuple[Rows, Rows, Rows] | None = None
     ) -> None:
-        """Start with an equity. `rows` are arrays for state, holds and rules; by default new ones."""
+        """Start at a time with an equity.
+
+        `rows` are the arrays to use for state, holds and rules; None means new ones.
+        """
         made: tuple[Rows, Rows, Rows]
         made = np.zeros(1, BREAKER_STATE), np.zeros(len(RULES), BREAKER_HOLDS), np.zeros(4, BREAKER_RULES)
         self._state, self._holds, self._rules = rows or made
@@ -816,7 +825,7 @@ class CircuitBreaker:
         breaker_step(self._state, self._holds, self._rules, event, time, amount)
 
     def advance(self, time: int) -> None:
-        """Release the rules that are due at a time, and begin its day."""
+        """Release the rules that are due at a time, and restart the measures of the day on a new UTC day."""
         uncompiled(breaker_step)(self._state, self._holds, self._rules, TIME, time, 0)
 
     # rules in force
@@ -831,7 +840,7 @@ class CircuitBreaker:
         return tuple(code for code, hold in zip(RULES, self._holds, strict=True) if hold["in_force"])
 
     def distances(self) -> dict[str, tuple[int, int]]:
-        """Return (measure, limit) of each measured rule: money for DAILY_LOSS and DRAWDOWN, counts for the others."""
+        """Return (measure, limit) of each rule but ON_HOLD: money of DAILY_LOSS and DRAWDOWN, counts of the others."""
         measure, limit = uncompiled(breaker_measure), uncompiled(breaker_limit)
         return {
             code: (int(measure(self._state, rule)), int(limit(self._state, self._rules, rule)))
