@@ -26,7 +26,7 @@ from voltrade.risk import Gate
 
 
 class OrderOutputs:
-    """Converts output rows to commands and notes, and gives new orders their client order ids.
+    """Converts output rows to commands and notes, and gives each new order its client order id.
 
     Args:
         register: the symbol's orders.
@@ -35,7 +35,8 @@ class OrderOutputs:
         gates: the gates by number.
 
     Attributes:
-        restart_suffix: follows the epoch after a restart, so that no id is used twice even if the journal lost its end.
+        restart_suffix: text after the epoch in ids given after a restart: no id is used twice, even if the journal has
+            lost its end.
     """
 
     def __init__(
@@ -55,10 +56,13 @@ class OrderOutputs:
         """Minute, wallet and position of the last valuation."""
 
     def output(self, kind: int, at: int, reason: str, time: int) -> Output | None:
-        """Return a command or note, None for a valuation that is left out.
+        """Return a command or note; None for a valuation with the minute, wallet and position of the one before.
 
         Args:
+            kind: one of the kinds of outputs of `records`.
             at: the row of its order, or of the note in its table.
+            reason: why a command is sent.
+            time: of the output, ms.
         """
         if kind == records.SUBMIT:
             return self._intent(at, reason)
@@ -105,6 +109,6 @@ class OrderOutputs:
         return Alert(alert.time, *row_facts.alert_code_and_text(alert.kind, *about))
 
     def refused_text(self, number: int) -> str:
-        """Return the text about a refused order."""
+        """Return the text of an alert about a refused order, given by its number."""
         order = self._register.order(number)
         return states.refused_text(order.id, order.row.code, order.text)

@@ -32,19 +32,19 @@ def is_live_at_exchange(order: Record) -> bool:
 
 @compiled_part
 def is_waiting(order: Record) -> bool:
-    """Return whether an order is known to rest at the exchange, its trigger not reached."""
+    """Return whether an order is known to be at the exchange, unfilled, untriggered, and not being cancelled."""
     return bool(order.state == states.NEW and not is_done(order))
 
 
 @compiled_part
 def is_triggered(order: Record) -> bool:
-    """Return whether a conditional order's trigger is reached; it may have ended since."""
+    """Return whether a conditional order's trigger is reached; the order that it became may have ended since."""
     return bool(order.state == states.TRIGGERING or order.state == states.TRIGGERED)
 
 
 @compiled_part
 def is_unfilled(order: Record) -> bool:
-    """Return whether nothing is known of an order to have filled."""
+    """Return whether no fill of an order is counted or reported."""
     return bool(order.filled == 0 and order.reported == 0)
 
 
@@ -56,8 +56,10 @@ def awaits_fills(order: Record) -> bool:
 
 @compiled_part
 def overdue_fills(order: Record, time: int) -> int:
-    """Return lots that the exchange reported as filled over RETRY_AFTER_MS ago and whose fills have not come; they need
-    cover though they aren't counted."""
+    """Return the lots of an order that are reported as filled, for RETRY_AFTER_MS or longer, but not counted.
+
+    They need cover too.
+    """
     is_late = awaits_fills(order) and time >= order.updated_at + states.RETRY_AFTER_MS
     return int(order.reported - order.filled) if is_late else 0
 
@@ -72,7 +74,8 @@ def is_of(symbol: Record, order: Record, purpose: int) -> bool:
 def next_lookup_at(symbol: Record, order: Record, time: int) -> int:
     """Return when to look up an order if no update comes, in ms.
 
-    A conditional order is looked up when it is stale. Any other order should end soon, so it is looked up earlier.
+    A conditional order is looked up when it is stale. Any other order should end soon, so it is looked up
+    LOOKUP_AFTER_MS from now at the latest.
     """
     at = stale_at(symbol, order)
     if at <= time:
@@ -91,14 +94,17 @@ def stale_at(symbol: Record, order: Record) -> int:
 
 @compiled_part
 def has_room(symbol: Record, spare: int) -> bool:
-    """Return whether there is a row for one more order, and `spare` rows beside it."""
+    """Return whether a row is free for one more order, and `spare` more rows."""
     return bool(symbol.order_count + spare < records.ROWS)
 
 
 @compiled_part
 def is_leftover(symbol: Record, order: Record) -> bool:
-    """Return whether an order can still act, though it isn't of the open position: an orphan, or one of a round trip
-    that has ended. An order that has triggered doesn't count: it can't be cancelled, and finds nothing to close."""
+    """Return whether an order can still act, though it isn't of the open position.
+
+    It is an orphan, or of a round trip that has ended. An order that has triggered doesn't count: it can't be
+    cancelled, and finds nothing to close.
+    """
     is_past = not symbol.in_round_trip or order.round_trip != symbol.position.id
     return bool(is_past and not is_done(order) and not is_triggered(order))
 
@@ -115,8 +121,8 @@ def has_leftover(symbol: Record) -> bool:
 
 @compiled_part
 def is_removable(symbol: Record, order: Record) -> bool:
-    """Return whether an order's row can be freed: it can no longer act, and its fills are counted or its round trip is
-    over."""
+    """Return whether an order's row can be freed: it can no longer act, and its fills are counted or its round trip has
+    ended."""
     if not symbol.in_round_trip or order.round_trip != symbol.position.id:
         return not is_leftover(symbol, order)
     return is_done(order) and not awaits_fills(order)
@@ -152,17 +158,17 @@ def to_step(amount: int, step: int, up: bool) -> int:
 
 @compiled_part
 def sendable(symbol: Record, lots: int) -> int:
-    """Return the quantity of a reduce-only order for so many lots: a multiple of the exchange's step.
+    """Return the quantity of a reduce-only order that closes this many lots: a multiple of the exchange's step.
 
-    It is rounded up: a reduce-only order fills no more than there is, so nothing is left that is smaller than a step.
+    It is rounded up: a reduce-only order fills no more than the position has, and no rest smaller than a step is left.
     """
     return to_step(lots, int(symbol.quantity_step), True)
 
 
 @compiled_part
 def exit_quantity(symbol: Record, lots: int) -> int:
-    """Return the quantity of an exit for so many lots: as `sendable` says, but rounded down, to a step at least, where
-    the exchange has refused to reduce so much."""
+    """Return the quantity of an exit that closes this many lots: as `sendable`, but rounded down, to one step at least,
+    after the exchange has refused an exit because there was nothing to close."""
     step = int(symbol.quantity_step)
     return to_step(lots, step, not (symbol.nothing_to_reduce and lots >= step))
 
@@ -188,7 +194,10 @@ def has_mark(symbol: Record) -> bool:
 
 @compiled_part
 def exposed_lots(symbol: Record, time: int) -> int:
-    """Return the lots that need cover: the open position, plus overdue fills of entries, less reported exits."""
+    """Return the lots that need cover.
+
+    They are the open position, plus overdue fills of entries, less fills of exits that are reported but not counted.
+    """
     if not symbol.in_round_trip:
         return 0
     lots = open_quantity(symbol)
@@ -203,7 +212,7 @@ def exposed_lots(symbol: Record, time: int) -> int:
 
 @compiled_part
 def entry_is_done(symbol: Record) -> bool:
-    """Return whether no entry of the open position can fill any more."""
+    """Return whether no entry of the open position can still fill."""
     for row in range(symbol.order_count):
         if is_of(symbol, symbol.orders[row], states.ENTRY) and not is_done(symbol.orders[row]):
             return False
@@ -212,7 +221,7 @@ def entry_is_done(symbol: Record) -> bool:
 
 @compiled_part
 def newest_stop(symbol: Record) -> int:
-    """Return the row of the stop that was sent last, -1 where it has no row any more."""
+    """Return the row of the stop that was sent last for the open position; -1 without one, or if its row is freed."""
     for row in range(symbol.order_count):
         order = symbol.orders[row]
         if is_of(symbol, order, states.STOP) and order.count == symbol.position.stops:
@@ -244,9 +253,10 @@ def is_protected(symbol: Record) -> bool:
 
 @compiled_part
 def covered_lots(symbol: Record, time: int) -> int:
-    """Return the lots of the open position that untriggered stops and working exits at the exchange would close.
+    """Return the lots that untriggered stops and working exits of the open position, all at the exchange, would close.
 
-    A triggered stop or take-profit counts while it fills: up to PROTECT_WITHIN_MS may pass between two of its fills.
+    The unfilled rest of a triggered stop or take-profit counts once it has a fill, until PROTECT_WITHIN_MS after its
+    last update.
     """
     lots = 0
     for row in range(symbol.order_count):
@@ -266,7 +276,7 @@ def covered_lots(symbol: Record, time: int) -> int:
 
 @compiled_part
 def is_working(symbol: Record) -> bool:
-    """Return whether any order is working or in flight, untriggered stops and take-profits aside."""
+    """Return whether any order is working or in flight, other than untriggered stops and take-profits."""
     for row in range(symbol.order_count):
         order = symbol.orders[row]
         if not is_done(order) and not (is_algo(order) and order.state == states.NEW):

@@ -1,7 +1,7 @@
 """The orders of one symbol by client order id, number and row, and copies of those that are finished.
 
-An order's id is the client order id at the exchange; its number is ours and never used again; its row is a place in the
-array of orders, which later orders use again.
+An order's id is its client order id at the exchange. Its number is ours and is never used again. Its row is its place
+in the array of orders; once the order is finished, another one may get the row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from voltrade.records import ROWS, SPARE, OrderRow, PositionRow
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A copy of one order as it is now; later updates don't change it."""
+    """A copy of one order; later updates don't change it."""
 
     id: str
     row: Any
@@ -106,7 +106,7 @@ class OrderRegister:
         numbers: number by client order id.
         by_exchange_id: our number by the exchange's order id.
         rows: row by number, of the orders that have one; some may be finished.
-        texts: the exchange's text about a refused order, by number.
+        texts: the exchange's text about an order that it refused, by number.
         fills: ids of the trades that are counted.
         awaiting: numbers of finished orders with fills that are reported but not counted.
     """
@@ -125,11 +125,11 @@ class OrderRegister:
         self.fills: set[int] = set()
         self.awaiting: set[int] = set()
         self._finished: dict[int, Any] = {}
-        """Finished orders by number, as they were then; a late fill brings one back into a row."""
+        """Finished orders by number, as they were when their rows were freed; `row_of` gives one a row again."""
         self._ended_trips: dict[int, Any] = {}
-        """Round trips that ended, by number, for the same reason."""
+        """Round trips that have ended, by number; `row_of` puts that of an order back into the records."""
         self._trade_ids: dict[int, tuple[list[int], list[int]]] = {}
-        """Trade ids of entries and of exits, by the number of the round trip."""
+        """Trade ids of the entry's fills and of the exits' fills, by the number of the round trip."""
 
     # --- the position ----------------------------------------------------------------------------------------------
 
@@ -161,11 +161,11 @@ class OrderRegister:
 
     @property
     def first_fill(self) -> int:
-        """Trade id of the first fill of the open position, NEVER without one: no earlier trade belongs to it."""
+        """Lowest trade id of the open position's entry fills, NEVER without one: no earlier trade belongs to it."""
         return min(self.trade_ids_of(int(self.position_row["id"]))[0], default=NEVER) if self.in_round_trip else NEVER
 
     def trade_ids_of(self, trip: int) -> tuple[list[int], list[int]]:
-        """Return the trade ids of a round trip's entries and exits; ids may be appended to both lists."""
+        """Return the trade ids of a round trip's entry fills and exit fills; the caller may append to both lists."""
         return self._trade_ids.setdefault(trip, ([], []))
 
     # --- orders ----------------------------------------------------------------------------------------------------
@@ -182,21 +182,21 @@ class OrderRegister:
         return Order(self.names[number], facts, self.texts.get(number, ""))
 
     def live(self) -> list[Order]:
-        """Return the orders that can still act, by purpose: of the open position, orphans, and of a round trip that
-        has ended."""
+        """Return all orders that can still act, sorted by purpose: of the open position, orphans, and of round trips
+        that have ended."""
         live = [order for order in map(self.order, self.rows) if not order.done]
         return sorted(live, key=lambda order: order.row.purpose)
 
     def live_of_position(self) -> list[Order]:
-        """Return the orders of the open position that can still act, by purpose."""
+        """Return the orders of the open position that can still act, sorted by purpose."""
         trip = int(self.position_row["id"])
         return [order for order in self.live() if self.in_round_trip and order.row.round_trip == trip]
 
     def find(self, update: OrderUpdate) -> int | None:
         """Return the number of our order that an update is about, by the exchange's id, else by the client order id.
 
-        The exchange repeats the client order ids of the orders that it places itself: such an id means the order that
-        had it first.
+        The exchange may place several orders of its own with the same client order id, so an adopted order is found by
+        the exchange's id only.
         """
         number = self.by_exchange_id.get(update.order_id)
         if number is None and (number := self.numbers.get(update.client_order_id)) is not None:
@@ -205,7 +205,7 @@ class OrderRegister:
         return number
 
     def find_algo(self, update: AlgoUpdate) -> int | None:
-        """Return the number of our conditional order that an update is about."""
+        """Return the number of our conditional order that an update is about, None if it isn't ours."""
         number = self.numbers.get(update.client_order_id)
         return number if number is not None and self.order(number).algo else None
 
@@ -214,7 +214,7 @@ class OrderRegister:
         return update.trade_id > 0 and update.trade_id not in self.fills
 
     def awaits_fills(self) -> bool:
-        """Whether the exchange has reported more of one of our orders than the fills that were counted."""
+        """Whether the exchange has reported more filled lots of one of our orders than its counted fills."""
         reported = self.order_rows[: int(self.symbol_row["order_count"])]
         is_short = (reported["reported"] > reported["filled"]) & ~reported["is_foreign"]
         return bool(self.awaiting) or bool(np.any(is_short))
@@ -222,9 +222,9 @@ class OrderRegister:
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def add(self, row: int, name: str, order_id: int = 0) -> int:
-        """Give the order in a row its client order id; return its number.
+        """Register the order in a row by its client order id `name`; return its number.
 
-        A name that another order has already gets `#` and the exchange's id appended.
+        If another order has the name, `#` and the exchange's order id are appended.
         """
         number = int(self.order_rows[row]["number"])
         name = f"{name}#{order_id}" if name in self.numbers else name
@@ -232,9 +232,10 @@ class OrderRegister:
         return number
 
     def row_of(self, number: int) -> int | None:
-        """Return an order's row, or None where the table is full.
+        """Return an order's row, or None where no row is free.
 
-        A finished order gets a row again. The round trip of an order comes back with it.
+        A finished order gets a row again. The ended round trip of an order is put back into the records: as `earlier`
+        while another is in progress, else as `position`.
         """
         if number not in self.rows:
             row = int(self.symbol_row["order_count"])
@@ -250,9 +251,9 @@ class OrderRegister:
         return row
 
     def archive_finished(self) -> None:
-        """Free the rows of orders that are finished, and keep copies of them and of their round trips.
+        """Free the rows of finished orders, and keep copies of these orders and of round trips that have ended.
 
-        A round trip may end when none of its orders has a row any more; it is kept too.
+        Where too few rows are free, orders that are done but have fills to be counted lose their rows too.
         """
         is_kept = self.in_round_trip or int(self.position_row["id"]) in self._ended_trips
         if is_kept and not self.symbol_row["removable_count"] and not self._earlier_row["id"]:
@@ -272,7 +273,7 @@ class OrderRegister:
         self._archive_round_trips()
 
     def archive(self, order: Any) -> None:
-        """Keep a copy of an order, given as a row of ORDER, that needs no row."""
+        """Keep a copy of an order, given as a row of ORDER, in place of its row."""
         number = order.number
         self._finished[number] = order
         self.rows.pop(number, None)

@@ -38,7 +38,7 @@ def move_to(order: Record, state: int) -> bool:
 
 @compiled_part
 def apply_status(symbol: Record, order: Record, status: int, time: int) -> None:
-    """Change the state of an order to a status that the exchange reported; one that is out of date is only counted."""
+    """Set an order to a status that the exchange reported; one that is out of date only adds to `ignored`."""
     is_canceling = order.state == states.PENDING_CANCEL and status in (states.NEW, states.PARTIALLY_FILLED)
     is_new = order.state != status
     if is_new and (is_canceling or not move_to(order, status)):
@@ -55,7 +55,7 @@ def apply_status(symbol: Record, order: Record, status: int, time: int) -> None:
 
 @compiled_part
 def await_update(symbol: Record, order: Record, time: int) -> None:
-    """Schedule a look-up of an order, for when no update comes or because it is stale by then."""
+    """Schedule the look-up of an order if no update of it comes; its reason is STALE if the order is stale by then."""
     order.lookup_at = next_lookup_at(symbol, order, time)
     order.lookup_reason = states.STALE if order.lookup_at >= stale_at(symbol, order) else states.NO_UPDATE
 
@@ -72,7 +72,7 @@ def schedule_account_read(symbol: Record, at: int, reason: int) -> None:
 
 @compiled_part
 def new_order(symbol: Record, time: int, purpose: int, side: int, quantity: int, reason: int) -> int:
-    """Add an order of the open position and return its row; only where `has_room`."""
+    """Add an order of the open position and return its row; the caller has checked `has_room`."""
     row = symbol.order_count
     symbol.orders[row] = symbol.no_order
     order = symbol.orders[row]
@@ -92,17 +92,17 @@ def submit(account: Record, symbol: Record, row: int) -> None:
 
 @compiled_part
 def lookup(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
-    """Request the state of an order."""
+    """Request the state of an order, and schedule its next look-up."""
     await_update(symbol, symbol.orders[row], time)
     add_output(account, records.LOOKUP, symbol.index, row, reason, time)
 
 
 @compiled_part
 def cancel(account: Record, symbol: Record, row: int, time: int, reason: int) -> None:
-    """Cancel an order, if it is known to be at the exchange.
+    """Cancel an order, if it is known to be at the exchange, untriggered, and not being cancelled.
 
-    One whose answer is awaited is not cancelled, nor later: an entry takes at once or expires, and what it fills is
-    closed where the position is being closed, else kept with its stop.
+    An entry whose outcome isn't known isn't cancelled: it fills at once or expires, and its fills are closed with the
+    position, or get a stop.
     """
     order = symbol.orders[row]
     if not is_live_at_exchange(order) or not move_to(order, states.PENDING_CANCEL):
@@ -131,7 +131,7 @@ def alert(account: Record, symbol: Record, kind: int, number: int, time: int) ->
 def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit: int) -> None:
     """Begin a round trip with an entry of `quantity` lots; `limit` is its limit price in ticks, 0 for market.
 
-    A limit entry is immediate-or-cancel too: no entry rests.
+    A limit entry is immediate-or-cancel, so no entry rests in the book. Nothing is sent where too few rows are free.
     """
     if not has_room(symbol, records.SPARE):
         return
@@ -160,7 +160,8 @@ def _begin_round_trip(symbol: Record, side: int) -> None:
 def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: int, code: int) -> None:
     """Apply the answer to a new order.
 
-    Accepted: nothing to do. Unknown outcome: look the order up. Refused: apply the reaction to the code.
+    Accepted: nothing to do. Unknown outcome, or the client order id is in use: look the order up. Refused: apply the
+    reaction to the code.
     """
     if outcome == states.ACCEPTED:
         return
@@ -170,7 +171,7 @@ def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: 
         move_to(order, states.UNKNOWN)
         if not is_done(order):
             lookup(account, symbol, row, time, states.OUTCOME_UNKNOWN)
-            if order.purpose == states.ENTRY:  # look-ups alone don't prove that an entry is absent
+            if order.purpose == states.ENTRY:  # an entry counts as absent only if a snapshot doesn't list it either
                 schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.OUTCOME_UNKNOWN)
     elif move_to(order, states.REJECTED):
         _on_refused(account, symbol, row, time, reaction_to(code))
@@ -216,16 +217,16 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
 
 @compiled_part
 def _on_entry_refused(symbol: Record, reaction: int) -> None:
-    """An entry is never resent; a lasting refusal counts towards MAX_ENTRY_FAILURES."""
+    """Count a lasting refusal towards MAX_ENTRY_FAILURES; an entry is never sent again."""
     if reaction != states.RETRY:
         _count_entry_failure(symbol)
 
 
 @compiled_part
 def _on_exit_refused(symbol: Record, position: Record, order: Record, time: int, reaction: int) -> None:
-    """An exit is sent again after a pause, whatever the reaction, unless its rest is stuck.
+    """Schedule the next exit after a pause, whatever the reaction; `rest_is_stuck` may prevent it.
 
-    Exits that were sent together, in parts, are one try: that of the last of them.
+    Exits that were sent together as parts count as one try: only the refusal of the last of them is counted.
     """
     if reaction == states.RECONCILE:
         symbol.nothing_to_reduce = True
@@ -235,7 +236,8 @@ def _on_exit_refused(symbol: Record, position: Record, order: Record, time: int,
 
 @compiled_part
 def _on_stop_refused(position: Record, code: int, time: int, reaction: int) -> None:
-    """A stop is sent again after a pause; a lasting refusal, or too many tries, closes the position at market."""
+    """Schedule the stop again after a pause, or start closing the position: after a lasting refusal or STOP_TRIES
+    tries."""
     position.stop_tries += _counts_as_try(code)
     position.stop_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.stop_tries))
     is_again = reaction in (states.RETRY, states.RECONCILE, states.FILTERS) and code != states.CODE_TOO_LARGE
@@ -245,7 +247,7 @@ def _on_stop_refused(position: Record, code: int, time: int, reaction: int) -> N
 
 @compiled_part
 def _on_take_profit_refused(position: Record, code: int, time: int, reaction: int) -> None:
-    """A take-profit that the price has passed closes the position; after a temporary refusal it is sent again."""
+    """Start closing a position whose price has passed its take-profit; schedule it again after a temporary refusal."""
     if reaction == states.CLOSE:
         start_closing(position, states.BY_TAKE_PROFIT)
     elif reaction in (states.RETRY, states.FILTERS):
@@ -256,19 +258,19 @@ def _on_take_profit_refused(position: Record, code: int, time: int, reaction: in
 
 @compiled_part
 def _counts_as_try(code: int) -> bool:
-    """Return whether a refusal counts as a try: it doesn't where the request wasn't sent or came too often."""
+    """Return whether a refusal counts as a try: it doesn't if the request wasn't sent, or if there were too many."""
     return code != states.CODE_NEVER_SENT and code != states.CODE_TOO_MANY_REQUESTS
 
 
 @compiled_part
 def protect_doublings(tries: int) -> int:
-    """Return how often a pause is doubled after so many tries of a stop or exit."""
+    """Return how often the pause is doubled after this many tries of a stop or exit."""
     return min(max(tries - states.QUICK_TRIES, 0), states.MAX_PROTECT_DOUBLINGS)
 
 
 @compiled_part
 def _count_entry_failure(symbol: Record) -> None:
-    """Count an entry that was refused or never placed; from MAX_ENTRY_FAILURES in a row on each halts trading."""
+    """Count an entry that was refused or never placed; from MAX_ENTRY_FAILURES in a row on, trading halts."""
     symbol.entry_failures += 1
     if symbol.entry_failures >= states.MAX_ENTRY_FAILURES and symbol.halt_wanted == 0:
         symbol.halt_wanted = records.HALTED_BY_FAILURES
@@ -276,7 +278,7 @@ def _count_entry_failure(symbol: Record) -> None:
 
 @compiled_part
 def start_closing(position: Record, reason: int) -> None:
-    """Note that the position is to be closed, for which `sync_orders` sends the exits; the first reason is kept."""
+    """Note that the position is to be closed, and why; `sync_orders` sends the exits. The first reason is kept."""
     if position.closing_reason == states.NONE:
         position.closing_reason = reason
 
@@ -288,8 +290,8 @@ def start_closing(position: Record, reason: int) -> None:
 def on_canceled(account: Record, symbol: Record, row: int, time: int, outcome: int) -> None:
     """Apply the answer to a cancel; where it was refused or its outcome is unknown, look the order up.
 
-    An order whose cancel is refused may have filled or triggered. The first look-up follows at once; where it finds the
-    order open, so that the cancel is sent again, the next ones follow after a pause: what it finds may be out of date.
+    An order whose cancel is refused may have filled or triggered. After its first cancel it is looked up at once; after
+    a further one a pause comes first, since the look-up that led to it may have been out of date.
     """
     order = symbol.orders[row]
     if outcome == states.ACCEPTED:
@@ -307,7 +309,8 @@ def on_canceled(account: Record, symbol: Record, row: int, time: int, outcome: i
 def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: int, status: int) -> None:
     """Apply the answer to a look-up: the order's state, its absence, or an error.
 
-    After an error the look-up is repeated and the account is read, since an error says nothing about the order.
+    After an error the look-up is repeated later and the account is read, since an error says nothing about the order.
+    An entry that is open and stale is cancelled.
     """
     order = symbol.orders[row]
     if is_done(order):
@@ -332,7 +335,7 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
 
 @compiled_part
 def _on_absent(account: Record, symbol: Record, row: int, time: int) -> None:
-    """Conclude that the exchange has no such order: it was never placed, or it no longer exists."""
+    """Conclude that the exchange has no such order: without a fill it was never placed, else it no longer exists."""
     order = symbol.orders[row]
     if order.filled == 0 and move_to(order, states.NOT_PLACED):
         if order.purpose == states.ENTRY:
@@ -368,17 +371,17 @@ def apply_fill(account: Record, symbol: Record, event: Record) -> None:
 
 @compiled_part
 def _adopt_late_order(account: Record, symbol: Record, order: Record) -> None:
-    """Count an order that fills after its round trip has ended in the open position, since the account holds its lots.
+    """Assign an order that fills after its round trip has ended to a round trip in progress, or to a new one.
 
-    An open position that gets such a fill is closed at market, and trading halts. Where no position is open, the order
-    begins a new round trip: an entry with a known stop distance goes on as any entry, unless its round trip was being
-    closed, so that this one is too; anything else is closed, and trading halts.
+    The position of a round trip in progress is closed at market, and trading halts. Otherwise a new round trip begins.
+    An entry whose stop distance is known gets its stop in it, unless its own round trip was being closed: then the fill
+    is closed too. What any other order has filled is closed at market, and trading halts.
     """
     if symbol.in_round_trip:
         symbol.halt_wanted = records.HALTED_BY_LATE_FILL
         start_closing(symbol.position, states.LATE_FILL)
     else:
-        if order.round_trip != symbol.position.id:  # an orphan: of its round trip nothing is known
+        if order.round_trip != symbol.position.id:  # an orphan, whose round trip isn't known
             symbol.position = symbol.no_position
         distance, take_profit = symbol.position.stop_distance, symbol.position.take_profit_distance
         closing_reason = symbol.position.closing_reason
@@ -395,7 +398,7 @@ def _adopt_late_order(account: Record, symbol: Record, order: Record) -> None:
 
 @compiled_part
 def _count_fill(position: Record, order: Record, fill: Record) -> None:
-    """Count a fill in the open position, as entry or exit by its side; its profit is the exchange's own figure."""
+    """Count a fill in the open position, by its side as entry or exit; its profit is the exchange's figure."""
     position.fees += fill.fee
     position.realised += fill.realised
     if order.side == position.side:
@@ -405,7 +408,7 @@ def _count_fill(position: Record, order: Record, fill: Record) -> None:
         position.entry_notional += fill.quantity * fill.price
         return
     position.exited += fill.quantity
-    position.exit_tries = 0  # exits are taken again: what is left is sent as soon as after a first refusal
+    position.exit_tries = 0  # exits fill again: the pauses between further ones begin anew
     position.exit_notional += fill.quantity * fill.price
     position.last_exit_time = fill.time
     if order.purpose == states.STOP:
@@ -416,12 +419,12 @@ def _count_fill(position: Record, order: Record, fill: Record) -> None:
         position.exit_reason = order.reason
 
 
-# --- orders that our books don't have ---------------------------------------------------------------------------------
+# --- orders that our books don't have yet -----------------------------------------------------------------------------
 
 
 @compiled_part
 def adopt_exit(symbol: Record, time: int, side: int, quantity: int, reason: int) -> int:
-    """Count a foreign order that closes the open position as an exit; return its row, -1 where there is no room."""
+    """Add a foreign order that closes the open position as an exit; return its row, -1 where no row is free."""
     if not has_room(symbol, 0):
         return -1
     row = new_order(symbol, time, states.EXIT, side, quantity, reason)
@@ -432,7 +435,7 @@ def adopt_exit(symbol: Record, time: int, side: int, quantity: int, reason: int)
 
 @compiled_part
 def adopt_orphan(symbol: Record, time: int, purpose: int, side: int, quantity: int) -> int:
-    """Add an orphan, an order of ours without a position; return its row, -1 where there is no room."""
+    """Add an orphan, with 0 as its round trip; return its row, -1 where no row is free."""
     if not has_room(symbol, 0):
         return -1
     row = new_order(symbol, time, purpose, side, quantity, states.RESTART)
