@@ -194,7 +194,8 @@ PROTECT_WITHIN_MS = 3_000
 """A position that orders at the exchange haven't covered for this long is closed at market; so is one whose triggered
 stop has filled nothing for this long. After a restart the time begins again."""
 RESEND_UNANSWERED_AFTER_MS = 1_500
-"""A stop or exit that the exchange has not acknowledged after this long no longer counts, and another is sent."""
+"""A stop or exit that the exchange hasn't acknowledged after this long no longer counts, and another is sent. Once
+QUICK_TRIES were sent for the position, it is up to four times as long."""
 QUICK_TRIES, MAX_PROTECT_DOUBLINGS = 4, 2
 """For stops and exits the pause doubles with each try after the first QUICK_TRIES, to four times its length at most."""
 LOOKUP_AFTER_MS = 2_000

@@ -1,4 +1,4 @@
-"""The rules of an open position: which orders it should have, and what is sent where one is missing or due.
+"""The rules of an open position: which orders it should have, and when one is sent, replaced or cancelled.
 
 As in `order_rules`, each rule is a compiled function over one row of SYMBOL and the row of ACCOUNT (`records`); live
 trading and a backtest call the same functions.
@@ -50,7 +50,10 @@ from voltrade.records import add_output, note_row
 def apply_order_update(
     account: Record, symbol: Record, row: int, status: int, reported: int, order_id: int, time: int
 ) -> None:
-    """Apply an update of an ordinary order; its fill, if any, must be counted already."""
+    """Apply an update of an ordinary order, or of the order that a conditional one became.
+
+    Its fill, if any, must be counted already.
+    """
     order = symbol.orders[row]
     if reported > order.reported:
         order.reported, order.updated_at = reported, time
@@ -70,7 +73,7 @@ def apply_order_update(
 def apply_algo_update(
     account: Record, symbol: Record, row: int, status: int, order_id: int, time: int, told_at: int
 ) -> None:
-    """Apply an update of a conditional order; `told_at` is its own time, which is earlier where it comes late."""
+    """Apply an update of a conditional order; `told_at` is the time in it, which is before `time` if it comes late."""
     order = symbol.orders[row]
     if order_id:
         order.order_id = order_id
@@ -83,7 +86,7 @@ def apply_algo_update(
 
 @compiled_part
 def _cancel_leftover(account: Record, symbol: Record, row: int, time: int) -> None:
-    """Cancel an order whose round trip is over: it was concluded absent, but the exchange had accepted it."""
+    """Cancel an order that isn't of the open position: an orphan, or one that was concluded absent but is there."""
     order = symbol.orders[row]
     if not symbol.in_round_trip or order.round_trip != symbol.position.id:
         cancel(account, symbol, row, time, states.POSITION_CLOSED)
@@ -130,8 +133,7 @@ def has_finished_trigger(position: Record) -> bool:
 
 @compiled_part
 def _note_finished_trigger(symbol: Record) -> None:
-    """Note the first stop or take-profit that has triggered and ended, as the reason to close the lots that are
-    left."""
+    """Note that a stop or take-profit has triggered and ended; lots that are left are closed for that reason."""
     for row in range(symbol.order_count):
         order = symbol.orders[row]
         is_finished = is_algo(order) and order.order_id != 0 and is_done(order)
@@ -141,8 +143,10 @@ def _note_finished_trigger(symbol: Record) -> None:
 
 @compiled_part
 def _note_cover(symbol: Record, time: int, lots: int) -> None:
-    """Note since when orders at the exchange don't cover the whole position: a stop that has triggered and fills
-    nothing has covered it until it triggered, whenever that is told."""
+    """Note since when orders at the exchange don't cover the whole position.
+
+    A stop that has triggered and filled nothing covered it until it triggered, even if that is reported later.
+    """
     position = symbol.position
     if lots > 0 and covered_lots(symbol, time) >= lots:
         position.unprotected_since = NEVER
@@ -186,7 +190,7 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
 def resend_stop_at(symbol: Record) -> int:
     """Return when to send another stop because the newest has no answer, in ms; NEVER where its state is known.
 
-    If both turn out to rest, the older is cancelled.
+    If both turn out to be at the exchange, the older one is cancelled.
     """
     row = newest_stop(symbol)
     if row < 0 or is_done(symbol.orders[row]) or is_live_at_exchange(symbol.orders[row]):
@@ -196,8 +200,11 @@ def resend_stop_at(symbol: Record) -> int:
 
 @compiled_part
 def _answer_timeout(count: int) -> int:
-    """Return how long a stop or exit may go without an answer, in ms: up to four times as long once QUICK_TRIES were
-    sent for the position, whether because of a missing answer or not."""
+    """Return how long a stop or exit may have no answer before another is sent, in ms.
+
+    `count` is how many were sent for the position, for whatever reason; after QUICK_TRIES the time doubles, at most
+    twice.
+    """
     return int(states.RESEND_UNANSWERED_AFTER_MS << protect_doublings(count))
 
 
@@ -216,7 +223,7 @@ def _exits_fail(symbol: Record, time: int) -> bool:
 
 @compiled_part
 def is_guessed(symbol: Record, order: Record) -> bool:
-    """Return whether a stop or take-profit was sent before any fill was counted, and one is now: it is replaced."""
+    """Return whether the price of a stop or take-profit was guessed from the last trade, and a fill gives it now."""
     return bool(order.reason == states.BY_LAST_PRICE and symbol.position.entered > 0)
 
 
@@ -224,7 +231,7 @@ def is_guessed(symbol: Record, order: Record) -> bool:
 def resize_at(symbol: Record, time: int) -> int:
     """Return when to replace the stop by one that is larger, or whose price follows from the fills, in ms.
 
-    NEVER where it is right, or has triggered.
+    NEVER if neither is needed, or if the stop isn't known to be waiting at the exchange.
     """
     row = newest_stop(symbol)
     if row < 0:
@@ -237,7 +244,7 @@ def resize_at(symbol: Record, time: int) -> int:
 
 @compiled_part
 def _resize_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
-    """Send a larger stop; where there is no room for another order, close the position at market instead."""
+    """Send another stop; where too few rows are free, start closing the position at market instead, with an alert."""
     if has_room(symbol, records.SPARE):
         _send_stop(account, symbol, time, lots, states.RESIZE)
     elif not is_closing(symbol.position):
@@ -259,11 +266,11 @@ def _send_stop(account: Record, symbol: Record, time: int, lots: int, reason: in
 
 @compiled_part
 def _new_conditional(symbol: Record, time: int, purpose: int, lots: int, profit: int, reason: int) -> int:
-    """Add a stop or take-profit, `profit` ticks from the average fill price; return its row.
+    """Add a stop or take-profit; return its row. At its trigger the profit is `profit` ticks, negative for a stop.
 
-    Where fills are reported but none is counted yet, the last trade's price replaces the average until one is; see
-    `is_guessed`. The trigger is rounded to the exchange's tick towards the average: a stop costs no more than it was
-    to cost.
+    It is measured from the average fill price or, while fills are only reported, from the last trade's price; see
+    `is_guessed`. The trigger is rounded to the exchange's price step towards the average, so that a stop-out costs no
+    more than planned.
     """
     position = symbol.position
     row = new_order(symbol, time, purpose, -position.side, sendable(symbol, lots), reason)
@@ -284,8 +291,8 @@ def _new_conditional(symbol: Record, time: int, purpose: int, lots: int, profit:
 def _sync_take_profit(account: Record, symbol: Record, time: int, lots: int) -> None:
     """Send the take-profit once the entry is done.
 
-    It is sent again after a temporary refusal, and replaced by a larger one where the position has grown. If it has
-    triggered and does not fill, the position is closed at market.
+    It is sent again after a temporary refusal, and replaced when the position has grown, or when a fill gives a price
+    that was guessed. If it has triggered and doesn't fill, the position is closed at market.
     """
     position = symbol.position
     if position.take_profit_distance == 0 or not entry_is_done(symbol):
@@ -349,7 +356,7 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
         parts += 1
         if parts == states.MAX_EXIT_PARTS_PER_SECOND:
             position.exit_retry_at = time + states.RETRY_AFTER_MS
-        spare = 0 if lots >= abs(exposure) else 1  # the last row is for an exit where none is working
+        spare = 0 if lots >= abs(exposure) else 1  # while none is working, an exit may use the last row
         if not has_room(symbol, spare):
             return
         part = lots if symbol.largest_order == 0 else min(lots, symbol.largest_order)
@@ -365,10 +372,10 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
 
 @compiled_part
 def _lots_without_exit(symbol: Record, time: int, side: int, lots: int) -> int:
-    """Return how many of the lots no exit closes.
+    """Return how many of `lots` no exit on this side closes.
 
-    An exit whose answer is overdue doesn't count. If it fills after all nothing is lost: exits are reduce-only, so
-    together they can't turn the position around.
+    An exit whose answer is overdue doesn't count. It may still fill: exits are reduce-only, so together they can't turn
+    the position around.
     """
     for row in range(symbol.order_count):
         order = symbol.orders[row]
@@ -380,7 +387,8 @@ def _lots_without_exit(symbol: Record, time: int, side: int, lots: int) -> int:
 
 @compiled_part
 def _counts_until(symbol: Record, order: Record) -> int:
-    """Return until when an exit counts, in ms: NEVER once it is known to work, else until its answer is overdue."""
+    """Return until when an exit counts, in ms: until its answer is overdue; NEVER if it is known to be at the
+    exchange."""
     if is_live_at_exchange(order):
         return NEVER
     return int(order.time + _answer_timeout(symbol.position.exits))
@@ -388,9 +396,10 @@ def _counts_until(symbol: Record, order: Record) -> int:
 
 @compiled_part
 def next_exit_at(symbol: Record, time: int) -> int:
-    """Return when to send an exit for lots that none closes, in ms: at once, but RESIZE_EVERY_MS apart while entering.
+    """Return when to send the next exit, in ms.
 
-    Where exits close all lots, it is when the first of them stops counting.
+    For lots that no exit closes it is at once, but at least RESIZE_EVERY_MS after the newest exit while the entry may
+    still fill. If exits close all lots, it is when the first of them stops counting.
     """
     lots = exposed_lots(symbol, time)
     side = -symbol.position.side if lots > 0 else symbol.position.side
@@ -468,7 +477,7 @@ def _note_round_trip(account: Record, symbol: Record) -> None:
 
 @compiled_part
 def close_position(account: Record, symbol: Record, time: int, reason: int) -> None:
-    """Close the position with reduce-only market orders; its stop stays until the position is closed."""
+    """Cancel the entry and close the position with reduce-only market orders; its stop stays until it is closed."""
     if not symbol.in_round_trip:
         return
     start_closing(symbol.position, reason)

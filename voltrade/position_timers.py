@@ -1,6 +1,6 @@
-"""When an open position and its orders need attention without an event, and what is done then.
+"""What becomes due with time for an open position and its orders, and when.
 
-Compiled functions over one row of SYMBOL and the row of ACCOUNT (`records`), as in `position_rules`.
+Each rule is a compiled function over one row of SYMBOL and the row of ACCOUNT (`records`), as in `position_rules`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from voltrade.records import add_output
 
 @compiled_part
 def on_time(account: Record, symbol: Record, time: int) -> None:
-    """Do what is due: look up orders, read the account, close a position that is old or unprotected, sync orders."""
+    """Do what is due: look up orders, read the account, close a position held too long or unprotected, sync orders."""
     for purpose in range(states.PURPOSE_COUNT):
         for row in range(symbol.order_count):
             order = symbol.orders[row]
