@@ -51,7 +51,7 @@ def _note_change(account: Record, rule: int, released: bool) -> None:
 
 @compiled_part
 def _note_measure(account: Record, note: Record, rule: int) -> None:
-    """Note the measure and limit of a breaker rule; 0 for a halt and for anything that isn't a rule."""
+    """Note the measure and limit of a breaker rule; 0 for ON_HOLD, and for -1, which is no rule."""
     note.measure, note.limit = 0, 0
     if 0 <= rule < len(account.breaker_rules):
         note.measure = risk.breaker_measure(account.breaker, rule)
@@ -134,7 +134,7 @@ def on_transfer(account: Record, symbols: Rows, amount: int) -> None:
 
 @compiled_part
 def on_adjustment(account: Record, symbols: Rows, index: int, amount: int) -> None:
-    """Book money that isn't of our trading.
+    """Book the result of trades that aren't ours, or a difference of the wallet that nothing explains.
 
     A loss counts for the circuit breaker; a gain does not offset losses already counted.
     """
@@ -150,10 +150,9 @@ def on_adjustment(account: Record, symbols: Rows, index: int, amount: int) -> No
 
 @compiled_part
 def after_orders(account: Record, symbols: Rows, index: int, before: int) -> None:
-    """Update breaker and cooldown after orders have changed.
+    """Update circuit breaker and cooldown after orders have changed: with round trips that began or ended, and a halt.
 
-    They learn of round trips that began or ended, and of a wanted halt. `before` is the open quantity before the
-    change.
+    `before` is the open quantity before the change.
     """
     symbol, since = symbols[index], account.changes_count
     closed, symbol.closed_trip_count = symbol.closed_trip_count, 0
@@ -174,9 +173,10 @@ def after_orders(account: Record, symbols: Rows, index: int, before: int) -> Non
 
 @compiled_part
 def _close_if_flattened(account: Record, symbol: Record) -> None:
-    """Close a position that opened although positions are closed now: its entry was executed late.
+    """Close a position whose entry was executed late, after positions were flattened.
 
-    A breaker rule in force flattens, or the operator or the end of the session has flattened, and nobody has resumed.
+    A breaker rule in force has the action `flatten`, or the operator or the end of the session has flattened and nobody
+    has resumed.
     """
     if not symbol.in_round_trip or symbol.position.closing_reason != states.NONE:
         return
@@ -189,7 +189,7 @@ def _close_if_flattened(account: Record, symbol: Record) -> None:
 
 @compiled_part
 def on_order(account: Record, symbols: Rows, event: Record) -> None:
-    """Apply an update of an ordinary order with its fill; value the account where it had one."""
+    """Apply an update of an ordinary order; count its fill, if it has one, and then value the account."""
     symbol = symbols[event.symbol]
     before = order_queries.open_quantity(symbol)
     if event.trade_id:
@@ -281,7 +281,7 @@ def end_session(account: Record, symbols: Rows, reason: int) -> None:
 
 @compiled_part
 def stop_entries(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
-    """Stop entering; close the position, or keep it with its stop at the exchange."""
+    """Pause entries; close the positions if `flatten`, else cancel entries and keep the positions with their stops."""
     account.paused, account.keep_position, account.stopped_at = reason, not flatten, account.now
     for index in range(len(symbols)):
         if flatten:
@@ -337,7 +337,7 @@ def on_bars(account: Record, symbol: Record) -> None:
 def fill_signal(
     signal: Record, number: int, bar: Record, side: int, ready: bool, atr: float, is_last: bool, settings: Record
 ) -> None:
-    """Describe a bar with an entry signal, with the stop and take-profit distances that the settings give."""
+    """Fill a row of SIGNAL for a bar with an entry signal, with stop and take-profit distances from the settings."""
     signal.bar, signal.side, signal.price = number, side, bar.close
     signal.stop_ticks = risk.atr_distance(atr, settings.stop_atr, settings.tick_size)
     signal.take_profit_ticks = risk.atr_distance(atr, settings.take_profit_atr, settings.tick_size)
@@ -347,7 +347,7 @@ def fill_signal(
 
 @compiled_part
 def fill_gate_inputs(account: Record, symbol: Record, signal: Record) -> None:
-    """Collect what the gates and the position size need to know of the bar, the session and the account."""
+    """Write the row of GATE_INPUTS for a signal: bar, session, account, and the position size computed from them."""
     given = symbol.gate_inputs[0]
     given["time"], given["price_time"] = account.now, symbol.price_time
     given["mark_e8"] = 0 if symbol.mark_is_last_price else symbol.mark_e8
@@ -370,7 +370,7 @@ def fill_gate_inputs(account: Record, symbol: Record, signal: Record) -> None:
 
 
 def _on_signal(account: Record, symbol: Record, signal: Record) -> None:
-    """Close the position on an opposite signal; enter where every gate passes. FIRST_REFUSAL is bound."""
+    """Close the position on an opposite signal; enter if no gate refuses. FIRST_REFUSAL is bound."""
     if symbol.in_round_trip and symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:
         position_rules.close_position(account, symbol, account.now, states.OPPOSITE_SIGNAL)
     fill_gate_inputs(account, symbol, signal)

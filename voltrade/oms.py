@@ -65,7 +65,7 @@ _OUTCOMES = {
     Outcome.UNKNOWN: states.UNKNOWN_OUTCOME,
 }
 FOREIGN_LOTS_AFTER_SNAPSHOTS = 5
-"""After so many snapshots in a row with lots that our fills don't explain, the difference is somebody else's."""
+"""After this many snapshots in a row with lots that our fills don't explain, these lots count as foreign."""
 _ABSENT_CODES = (-2013, -2011, -20124)
 
 
@@ -101,8 +101,8 @@ class OrderMonitor:
         self.instrument = instrument
         self.halt_reason = ""
         self.orders_confirmed = True
-        """False from a restart until a snapshot shows our position, or five have differed, and no order of ours that
-        isn't known."""
+        """False from a restart until a snapshot shows no orphan, and the position of our books. Another position is
+        accepted once FOREIGN_LOTS_AFTER_SNAPSHOTS in a row have differed."""
         self._books = books or AccountBooks()
         self._index = index
         self._row = self._books.symbols[index]
@@ -126,7 +126,7 @@ class OrderMonitor:
         self._late_fill_text = self._foreign_fill_text = ""
         """Halt reasons after a late fill, and after a foreign one."""
         self._reported_fees: set[str] = set()
-        """What was told about fees in other assets."""
+        """Texts of the alerts about fees in other assets; each is given once."""
         self._last_answered = 0
         self.absent_at = 0
         """When an order was last concluded absent, ms; the exchange may still execute it."""
@@ -170,7 +170,7 @@ class OrderMonitor:
 
     @property
     def next_due(self) -> int:
-        """When `on_time` has something to do, in ms, or NEVER."""
+        """When `on_time` has something to do, in ms; NEVER without anything."""
         return self._books.ask(records.ORDERS_DUE, self._index)
 
     @property
@@ -188,7 +188,7 @@ class OrderMonitor:
         return self._register.is_new_fill(update)
 
     def unknown_orders(self, snapshot: Snapshot) -> list[int]:
-        """Return the exchange's ids of the orders that must be named before a snapshot is handled."""
+        """Return the exchange's ids of the orders whose client order ids must be read before a snapshot is handled."""
         return self._check.unknown_orders(snapshot)
 
     def new_fills(self, snapshot: Snapshot) -> list[OrderUpdate]:
@@ -222,7 +222,7 @@ class OrderMonitor:
         number = self._find_or_adopt(update)
         is_forced = number is None and is_new and self._check.is_forced_exit(update)
         if is_new and (number is not None or is_forced):
-            self._row["unexplained_lots"] = 0  # this fill makes the snapshot's unexplained lots obsolete
+            self._row["unexplained_lots"] = 0  # they may be the lots of this fill
         if number is not None:
             return self._apply_order_update(number, update, is_new)
         outputs = self._foreign(update)
@@ -266,9 +266,9 @@ class OrderMonitor:
         return (self._fill_alerts(update) if is_new and not orders_only else []) + (before or []) + outputs
 
     def _offset_fee_in_other_asset(self, fill: OrderUpdate) -> list[Output]:
-        """Book what a fee in another asset is worth as coming into the quote asset's wallet, which did not pay it.
+        """Book the worth of a fee in another asset as a transfer into the quote asset's wallet, which did not pay it.
 
-        So it is a cost of the round trip and of the day, and the wallet stays the exchange's.
+        The fee is then a cost of the round trip and of the day, and the wallet agrees with the exchange's.
         """
         is_quote = fill.fee_asset in ("", self.instrument.quote_asset)
         if is_quote or not fill.fee or not self._books.account["is_open"]:
@@ -276,7 +276,7 @@ class OrderMonitor:
         return self._books.react(Event(records.TRANSFERRED, amount=fill.fee))
 
     def _note_fill(self, number: int, update: OrderUpdate) -> None:
-        """Register a fill's trade id; the rules count its money and lots."""
+        """Register the trade id of a fill; the compiled rules count its money and lots."""
         self._register.fills.add(update.trade_id)
         order = self._order_rows[self._register.rows[number]]
         trip, in_round_trip = int(order["round_trip"]), self.in_round_trip
@@ -309,7 +309,7 @@ class OrderMonitor:
         return [Alert(now, code, text) for code, text in alerts]
 
     def _fee_text(self, fill: OrderUpdate) -> str:
-        """Return what to tell, once, about fees in another asset than the quote asset; empty for one in that."""
+        """Return the text of an alert about a fee in another asset than the quote asset; empty if it is in that."""
         asset, quote = fill.fee_asset, self.instrument.quote_asset
         if asset in ("", quote):
             return ""
@@ -348,7 +348,8 @@ class OrderMonitor:
         )
 
     def _no_row_alert(self, number: int, time: int) -> Alert:
-        """Return an alert that an update can't be applied because no row is free; a snapshot brings its news again."""
+        """Return an alert that an update can't be applied because no row is free, and schedule a reading of the
+        account, which has the same facts."""
         self._recheck_account(self._advance_time(time), states.TOO_MANY_ORDERS)
         name = self._register.names[number]
         return Alert(time, "TOO_MANY_ORDERS", f"{name}: too many orders are open to apply its update")
@@ -384,7 +385,8 @@ class OrderMonitor:
         )
 
     def _outcome(self, number: int, reply: Reply) -> int:
-        """Return the outcome of a reply; absence counts only once the request has expired and several answers agree."""
+        """Return the outcome of a reply. An order counts as absent only if its request has expired, several answers say
+        so, and a snapshot doesn't list it."""
         order = self._register.order(number)
         if reply.action != "lookup" or order.done:
             return _OUTCOMES[reply.outcome]
@@ -401,11 +403,11 @@ class OrderMonitor:
         return _OUTCOMES[reply.outcome]
 
     def _absent_from(self, order: Order) -> int:
-        """Return from when on an answer that an order doesn't exist proves that it never will, in ms."""
+        """Return from when on an answer that an order doesn't exist counts, in ms: its request has expired by then."""
         return int(order.row.time) + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
 
     def on_filters(self, filters: Filters) -> list[Output]:
-        """Let what is sent obey the symbol's filters, and send at once stops and exits that were refused before."""
+        """Apply the symbol's filters to later orders, and send stops and exits that were refused again at once."""
         self._advance_time(filters.time)
         step = filters.quantity_step
         self._row["price_step"], self._row["quantity_step"] = filters.price_step, step
@@ -421,7 +423,7 @@ class OrderMonitor:
         """
         lots_before = self._register.lots
         self._advance_time(snapshot.time)
-        for update in snapshot.orders:  # trades name their orders by the exchange's ids alone
+        for update in snapshot.orders:  # trades have only the exchange's ids of their orders
             if (named := self._find_or_adopt(update)) is not None:
                 self._register.by_exchange_id[update.order_id] = named
         self._adopt_traded(snapshot)
@@ -464,7 +466,7 @@ class OrderMonitor:
         return self.reconciled and self.position == summary.position and self._check.lists_ours_alone(summary)
 
     def _apply_listed_fill(self, fill: OrderUpdate, time: int, alerts: list[Output]) -> list[Output]:
-        """Apply a fill of a snapshot; a fill of a foreign order has closed the position."""
+        """Apply a fill of a snapshot; one of a foreign order, which has closed lots of the position, with an alert."""
         number, outputs = self._register.find(fill), list[Output]()
         if number is None:
             outputs.append(Alert(time, "FOREIGN_ORDER", f"order #{fill.order_id} isn't ours, and closed the position"))
@@ -483,14 +485,14 @@ class OrderMonitor:
             self._check.note_agreement(snapshot)
             if self._check.accounts_for_all(snapshot):
                 self._row["agreed_at"], self._unconfirmed_count = snapshot.time, 0
-            elif self._books.account["keep_position"]:  # the session ends when the orders that stay are confirmed
+            elif self._books.account["keep_position"]:  # the session ends once a snapshot confirms the orders that stay
                 self.schedule_account_read(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
                 self._unconfirmed_count += 1
         self._check.note_listed(snapshot)
         self._check.note_positions(ours, theirs)
         if self.reconciled:
             return []
-        self._row["snapshot_at"] = NEVER  # a pause that grows replaces what single orders have asked for
+        self._row["snapshot_at"] = NEVER  # the growing pause replaces earlier requests of single orders
         self.on_disagreement(snapshot.time, self._disagreement_count, states.NOT_AGREED)
         self._disagreement_count += 1
         if self._check.has_lost_lots():
@@ -504,8 +506,8 @@ class OrderMonitor:
     def _book_lost_lots(self, snapshot: Snapshot, lots: int) -> list[Output]:
         """Adjust our books where the exchange has repeatedly shown fewer lots than ours, and no trade explains it.
 
-        The lots are booked as an exit at the last price, with the profit that our books have of it, since there is no
-        trade of which the exchange could name one; the wallet is corrected by the exchange's balance.
+        The lots are booked as an exit at the last price, with the profit by our own cost, since the exchange has no
+        trade that would give one; later the wallet is corrected by the exchange's balance.
         """
         if not self._check.accounts_for_all(snapshot, but=Purpose.EXIT):  # exits are refused repeatedly
             return []
@@ -529,23 +531,23 @@ class OrderMonitor:
         return [alert, *self._apply_order_update(number, gone, True, orders_only=True)]
 
     def on_disagreement(self, time: int, before: int, reason: int) -> None:
-        """Note that the account isn't as it must be: no entry until it is; it is read again after a growing pause.
+        """Allow no entry until the account agrees with our books, and read it again after a growing pause.
 
         Args:
             time: now, ms.
-            before: snapshots in a row before this one that weren't as they must be for the same reason.
-            reason: why it is read again.
+            before: earlier snapshots in a row that differed for the same reason.
+            reason: why the account is read again.
         """
         self.reconciled = False
         self.schedule_account_read(time + _pause(before), reason)
 
     def on_time(self, time: int) -> list[Output]:
-        """Do what is due: look up orders, send refused ones again, close a position that is old or unprotected."""
+        """Do what is due: look up orders, send refused ones again, close a position held too long or unprotected."""
         self._books.account["now"] = max(time, int(self._books.account["now"]))
         return self._react(records.TIMER_DUE, time=time)
 
     def _advance_time(self, time: int) -> int:
-        """Advance the time and return it; an update's own time may be long past, for example after a look-up."""
+        """Advance the time to `time` if that is later; return it. The time in an update may be long past."""
         now = max(int(self._row["time"]), time)
         self._row["time"] = now
         return now
@@ -567,7 +569,7 @@ class OrderMonitor:
     # --- orders that aren't ours -----------------------------------------------------------------------------------
 
     def _foreign(self, update: OrderUpdate) -> list[Output]:
-        """Alert about an order that isn't ours: placed by hand, by another program, or a liquidation. Stop entries."""
+        """Alert about an order that isn't ours (placed by hand, another program or the exchange), and stop entries."""
         self._recheck_account(self._advance_time(update.time), states.FOREIGN_ORDER)
         if self._register.is_new_fill(update):
             self._row["halt_wanted"] = records.HALTED_BY_FOREIGN_ORDER
@@ -576,12 +578,12 @@ class OrderMonitor:
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
 
     def _recheck_account(self, now: int, reason: int) -> None:
-        """Stop entries until the account has been read, which is soon."""
+        """Stop entries until the account has been read, after RETRY_AFTER_MS."""
         self.reconciled = False
         self.schedule_account_read(now + states.RETRY_AFTER_MS, reason)
 
     def schedule_account_read(self, at: int, reason: int) -> None:
-        """Request a snapshot, at a time, or earlier where one is requested earlier."""
+        """Schedule a snapshot no later than `at`, in ms."""
         uncompiled(order_rules.schedule_account_read)(self._books.record(self._index), at, reason)
 
     def _adopt_exit(self, update: OrderUpdate) -> int | None:
@@ -600,7 +602,7 @@ class OrderMonitor:
     def _cancel_orphans(self, snapshot: Snapshot) -> list[Output]:
         """Cancel the orphans of a snapshot.
 
-        They were sent before the journal lost its end. They are kept while no stop of ours covers the position.
+        They were sent before the journal lost its end. While no stop in our books covers the position, they are kept.
         """
         stops = [o for o in self._register.live_of_position() if o.purpose is Purpose.STOP and o.state == "NEW"]
         if self._register.lots and not any(stop.quantity >= abs(self._register.lots) for stop in stops):
@@ -617,7 +619,7 @@ class OrderMonitor:
         return [algo for algo in unknown if row_facts.purpose_of(algo.client_order_id, self._outputs.epoch) is not None]
 
     def _adopt_traded(self, snapshot: Snapshot) -> None:
-        """Adopt the orphans that have traded, so that their trades count as what they are."""
+        """Adopt the orphans that a snapshot has fills of, so that these fills are counted as ours."""
         traded: dict[int, OrderUpdate] = {}
         for fill in snapshot.fills:
             if self._register.is_new_fill(fill) and fill.trade_id > self.agreed_trade_id and fill.client_order_id:
@@ -629,12 +631,12 @@ class OrderMonitor:
                 self._register.by_exchange_id[order_id] = number
 
     def _find_or_adopt(self, update: OrderUpdate) -> int | None:
-        """Return the number of our order that an update is about, also of an orphan; None of a foreign order."""
+        """Return the number of our order that an update is about; adopt an orphan. None for a foreign order."""
         number = self._register.find(update)
         return self._adopt_orphan(update) if number is None else number
 
     def _adopt_orphan(self, update: OrderUpdate | AlgoUpdate) -> int | None:
-        """Add an orphan to our books; return its number, None where it isn't of this session."""
+        """Add an orphan to our books; return its number. None if it isn't of this session, or no row is free."""
         purpose = row_facts.purpose_of(update.client_order_id, self._outputs.epoch)
         if purpose is None:
             return None
@@ -669,7 +671,7 @@ class OrderMonitor:
         }
 
     def restore(self, state: Mapping[str, Any], time: int) -> None:
-        """Go on from a saved state: the position stays open, and each of its live orders is looked up.
+        """Restore a saved state: the open position with its orders, each of which is looked up if it can still act.
 
         Raises:
             DataError: the state isn't one that `state` returned.
