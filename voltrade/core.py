@@ -88,7 +88,7 @@ GATES: tuple[risk.Gate, ...] = (
 """Every pre-trade check, in the order in which a signal passes them."""
 
 on_signal = core_rules.signal_handler(GATES)
-"""Checks a signal against the gates and sends the entry; where it is against the open position, sends the exit.
+"""Closes the open position on an opposite signal, then checks the gates and sends the entry.
 
 Live trading and a backtest run this compiled function.
 """
@@ -119,8 +119,8 @@ class TradingCore:
         is_abandoned: whether an operator has ended the session although the exchange can't be reached.
 
     Raises:
-        ConfigError: the settings are impossible under a symbol's filters, or name a rule file without its engine; or
-            the engine overrides other methods than those meant to be overridden.
+        ConfigError: the settings are impossible under a symbol's filters, or name a rule file and `engine` isn't given;
+            or it overrides methods that it must not.
     """
 
     def __init__(
@@ -359,7 +359,7 @@ class TradingCore:
         return outputs
 
     def _on_summary(self, summary: AccountSummary) -> list[Output]:
-        """Compare the account with our books; where it differs, have it read whole."""
+        """Compare the account with our books; request a whole snapshot if it differs."""
         symbol_state, wallet = self.symbol_states[summary.symbol], int(self._books.account["wallet"])
         has_our_settings = setting_problems(self.config.risk, summary) == symbol_state.problems
         has_our_settings = has_our_settings and summary.max_notional == symbol_state.max_notional
@@ -369,9 +369,9 @@ class TradingCore:
         return [TakeSnapshot(self.time, summary.symbol, "ACCOUNT_DIFFERS")]
 
     def _explain_wallet(self, symbol_state: SymbolState, snapshot: Snapshot) -> list[Output]:
-        """Book what the exchange's wallet has more or less than ours, although no fill is missing, as what it is.
+        """Book the difference between the exchange's wallet and ours as funding, transfers and an adjustment.
 
-        Until the income history says that, the account is read again.
+        While the income history doesn't explain it, the account is read again first, a limited number of times.
         """
         check, ours = self._wallet, int(self._books.account["wallet"])
         outputs: list[Output] = []
@@ -391,7 +391,7 @@ class TradingCore:
         return self._wallet.since
 
     def _open_account(self, symbol_state: SymbolState, snapshot: Snapshot) -> list[Output]:
-        """At the first snapshot set the account's balance, unless an earlier run has saved its own books.
+        """Apply a snapshot's fee rate and leverage bracket; of the first also the balance, unless a saved state has it.
 
         Operators' commands from before there was a circuit breaker are carried out now, in their order.
         """
@@ -469,7 +469,7 @@ class TradingCore:
             return []
         outputs = switch_rules(self.symbol_states.values(), command)
         if command.action == "resume":
-            if not self.end_reason:  # a session that ends enters nothing more
+            if not self.end_reason:  # a session that ends sends no more entries
                 row["paused"], row["stopped_at"] = NONE, 0
             for symbol_state in self.symbol_states.values():
                 symbol_state.monitor.halt_reason = ""

@@ -65,15 +65,15 @@ RESTARTED = "RESTARTED"
 """Reason for reading the account: the engine comes back, and its position may lack its stop."""
 
 MARKET_ROW_S, MARKET_ROW_IN_POSITION_S, MARKET_ROW_ITEMS = 30.0, 15.0, 1_000
-"""How long, and up to how many, trades and marks to which the core says nothing wait for a row of the journal. A killed
-engine's successor loads the trades again. Mark prices can't be loaded, and a position is valued by them; one at which
-a limit trips is answered, so that its row is written at once."""
+"""How long, and up to how many, trades and mark prices that cause no output wait for a row of the journal. After a
+crash the next engine loads such trades again, but can't load mark prices, by which a position is valued. A mark price
+that trips a limit causes an output, so that it is written at once."""
 
 STORE_AGAIN_S = 5.0
 """Pause before rows that could not be stored are tried again, besides the try before each command."""
 
 LATE_MS = 1_000
-"""Before trades that are older than this the core gets a timer, so that it sees their age."""
+"""Before trades that are older than this the core gets a timer, so that it knows how old they are."""
 
 COMMIT_S, IDLE_S = 0.2, 1.0
 """How long rows wait for their commit if no command needs it, and how long the loop waits for events; streams and
@@ -172,8 +172,8 @@ class LiveTradingSystem:
     def handle(self, event: Event) -> tuple[int, list[Output]]:
         """Handle an event with the core; write the event, the bars that it closed and the outputs to the journal.
 
-        The core handles the event as the journal stores it, so that a replay handles the same. Market data to which it
-        says nothing waits for its row, so that an engine that is killed may have to ask for the last of it again.
+        The core handles the event as the journal stores it, so that a replay handles the same. Market data that causes
+        no output waits for its row: after a crash the journal lacks the last of it.
         """
         symbol_state = self.core.symbol_states[self._symbol]
         bars = symbol_state.pipeline.count
@@ -222,7 +222,7 @@ class LiveTradingSystem:
         return fact
 
     def _tell(self, fact: Event | Output) -> None:
-        """Call `observe`; a failure of it keeps the core from nothing that the journal has."""
+        """Call `observe`; log an exception of it and go on."""
         try:
             self._observe(fact)
         except Exception:
@@ -232,7 +232,7 @@ class LiveTradingSystem:
         """Commit the journal. By wall clock a failure alerts the operator, and trading goes on without entries.
 
         Raises:
-            JournalError: it could not be stored, in lockstep: nothing is at stake there, so the session ends.
+            JournalError: in lockstep, where no money is at stake, it could not be stored; the session ends.
         """
         try:
             self._journal.commit()
@@ -274,8 +274,8 @@ class LiveTradingSystem:
     # --- to the exchange -------------------------------------------------------------------------------------------
 
     async def _execute(self, command: Command) -> Answer:
-        """Commit the journal, then send a command; an entry is refused while the journal can't be stored; without a
-        clear answer the outcome is UNKNOWN."""
+        """Commit the journal, send a command and return the answer: UNKNOWN without a clear one. While the journal
+        can't be stored, an entry is refused instead of sent."""
         self._commit()
         if isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY and not self._may_enter():
             order = command.order
@@ -294,11 +294,11 @@ class LiveTradingSystem:
         return await self._gateway.lookup(command)
 
     def _may_enter(self) -> bool:
-        """Return whether the journal can be stored, and its disk has space that is kept for orders that protect."""
+        """Return whether the journal can be stored, and its disk has the space that is kept for orders that protect."""
         return not self._is_unstored and self._ballast.lay()
 
     async def _read(self, command: TakeSnapshot) -> Snapshot | AccountSummary:
-        """Read the account, for a comparison only the part that tells whether the rest must be read.
+        """Read the account; for a comparison only the summary, which shows whether the rest must be read.
 
         Settings are read too from time to time, after the user stream was down, and while one of them forbids trading.
         """
@@ -333,7 +333,7 @@ class LiveTradingSystem:
         await Lockstep(hooks, feed, channel, last_id, marks).run(loop.run())
 
     async def _execute_in_lockstep(self, command: Command) -> Answer:
-        """Send a command; the filters that an order is refused for are read before the tape goes on."""
+        """Send a command; if an order is refused because of its filters, read them before the tape goes on."""
         answer = await self._execute(command)
         if _is_about_filters(answer):
             with suppress(ExchangeError):
@@ -360,14 +360,14 @@ class LiveTradingSystem:
         reading: asyncio.Task[Snapshot] | None = None,
         beside: Coroutine[Any, Any, None] | None = None,
     ) -> None:
-        """Run until the session is over: one consumer of the inbox; requests run in tasks beside it.
+        """Run until the session is over: one task handles the inbox, and each request is a task of its own.
 
         Args:
             feed: started, or `beside` starts it; its events since then are in the inbox.
             restarted: whether the core comes from the journal of an engine that was killed. Then the account is read
                 first, whatever the streams do.
-            reading: the account as `begin_reading` asks for it, for a restarted core; by default it is asked for now.
-            beside: what else a start wants; the session ends with an exception of it.
+            reading: the task of `begin_reading`, for a restarted core; by default the account is requested now.
+            beside: further work of the start, done beside the loop; its exception ends the session.
         """
         if restarted:
             self._watch.expect_late_orders(self._clock())  # of the engine that was killed
@@ -414,7 +414,7 @@ class LiveTradingSystem:
                 if is_cancelled():
                     raise
                 log.warning("the maintenance of the streams was cancelled by another task; it goes on")
-            except Exception:  # it is tried again; the streams report themselves when they end
+            except Exception:  # tried again after IDLE_S; a stream that ends reports that itself
                 log.exception("the streams could not be maintained")
             await asyncio.sleep(IDLE_S)
 
@@ -447,11 +447,11 @@ class LiveTradingSystem:
         return pending
 
     def _market_row_s(self) -> float:
-        """Return how long market data may wait for its row."""
+        """Return how long market data may wait for its row, in s."""
         return MARKET_ROW_IN_POSITION_S if self.core.symbol_states[self._symbol].monitor.in_round_trip else MARKET_ROW_S
 
     def _wait_s(self) -> float:
-        """Return how long the loop may wait for events: until a timer is due, or rows must be committed."""
+        """Return how long the loop may wait for events, in s: until a timer is due, or rows must be committed."""
         until_due_s = max(self.core.next_due - self._clock(), 0) / 1000
         return min(until_due_s, COMMIT_S if self._uncommitted else IDLE_S)
 

@@ -1,13 +1,13 @@
 """The order of events where the tape is the clock.
 
-A backtest and a `sim` session in lockstep run the same generator. It passes events to the core and yields requests to
-its driver for all else: the next stretch of the tape, playing it at the exchange, executing a command, the events of
-the exchange. The backtest's driver answers in process, the engine's over REST and websockets; since both answer the
-same requests, the core gets the same events and sends the same commands.
+A backtest and a `sim` session in lockstep run the same generator. It passes events to the core, and yields requests to
+its driver: for the next segment of the tape, for the exchange to process it, for the execution of a command, for the
+exchange's events. The backtest's driver answers in process, the engine's over REST and websockets; since both answer
+the same requests, the core gets the same events and sends the same commands.
 
-The order: trades reach the core up to the first on which something depends (a command of ours, an order's arrival, fill
-or trigger, a mark price, a due timer). The exchange plays them. Our commands are executed one by one, and the core
-handles each answer at once. Then the core handles what happened to its orders. Then the tape goes on.
+The order: the core gets trades up to the first on which something depends (a command of ours, an order's arrival, fill
+or trigger, a mark price, a due timer). Then the exchange processes them. Our commands are executed one by one, and the
+core handles each answer at once, then the updates of its orders. Then the next trades follow.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class NextSegment:
 
 @dataclass(frozen=True, slots=True)
 class AdvanceExchange:
-    """Request to have the exchange play what the core has seen, and set its clock. The answer is not used."""
+    """Request that the exchange process what the core has handled, and set its clock. The answer isn't used."""
 
     trades: int
     """How many trades since the last `AdvanceExchange`."""
     trade_id: int
-    """The last trade that the core has seen, 0 before the first."""
+    """Id of the last trade that the core has handled, -1 before the first."""
     mark: bool
-    """Whether the segment's mark price has been seen too."""
+    """Whether the core has handled the segment's mark price too."""
     marks: int
-    """How many mark prices have been seen in all."""
+    """How many mark prices the core has handled in all."""
     time: int
 
 
@@ -62,13 +62,13 @@ class SendCommand:
 
 @dataclass(frozen=True, slots=True)
 class DrainEvents:
-    """Request for the events since the last such request, in order: the exchange's and the operator's; the answer is a
-    list."""
+    """Request for the events since the last such request, the exchange's and the operator's. The answer is a list in
+    order."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndOfTape:
-    """Request to end the tape at the exchange: orders that are still on their way arrive."""
+    """Request to end the tape at the exchange: orders in flight arrive."""
 
 
 Request = NextSegment | AdvanceExchange | SendCommand | DrainEvents | EndOfTape
@@ -81,7 +81,7 @@ def commands_of(outputs: Iterable[Output]) -> list[Command]:
 
 
 def warm_up(handle: Handle, history: History) -> None:
-    """Have a core handle the trades from before its session; without an account it can't act on them."""
+    """Pass the trades from before a session to its core, which can't act on them: it has no account yet."""
     if history.resume_point is not None:
         handle(history.resume_point)
     trades = history.trades
@@ -94,10 +94,10 @@ class TapeLoop:
     """Runs a core over a tape.
 
     Args:
-        core: the core, asked for what is due.
-        handle: `core.handle`, perhaps with a journal around it; the only way in which events reach the core.
+        core: asked when a timer is due, and whether the session has ended.
+        handle: `core.handle`, or a function that calls it and writes a journal; it gets every event.
         start: venue time at which the session begins, ms.
-        marks: mark prices that the exchange has played already.
+        marks: how many mark prices the exchange has processed already.
         restarted: whether the core was restored from the journal of an engine that was killed.
     """
 
@@ -125,7 +125,7 @@ class TapeLoop:
         yield from self._end()
 
     def _run_segment(self, segment: Segment) -> Generator[Request, Any, bool]:
-        """Pass a segment to the core; return False where a command cuts it, since the exchange may act earlier now."""
+        """Pass a segment to the core; return False if a command or timer has ended it: the exchange may act sooner."""
         trades, seen = segment.trades, 0
         while seen < len(trades):
             if (yield from self._fire_due(int(trades.time[seen]))):
@@ -156,7 +156,7 @@ class TapeLoop:
         return True
 
     def _fire_due(self, before: int) -> Generator[Request, Any, bool]:
-        """Fire the timers due at or before a time; return whether a timer led to a command or ended the session."""
+        """Pass timers due at or before a time to the core; return whether one led to a command or ended the session."""
         while (due := self._core.next_due) <= before:
             self._time = max(self._time, due)
             outputs = self._handle_event(Timer(self._time))
@@ -184,7 +184,7 @@ class TapeLoop:
         self._unplayed = 0
 
     def _end(self) -> Generator[Request, Any, None]:
-        """End the session by its policy where the tape ends first; nothing stays open under `flatten`."""
+        """End the session by `on_duration_end` if the tape has ended before it; then end the tape at the exchange."""
         if not self._core.finished:
             yield from self._drain(self._handle_event(self._core.end_of_tape(self._time)))
         yield EndOfTape()
