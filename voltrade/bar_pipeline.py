@@ -34,7 +34,7 @@ class BarPipeline:
         aggregator: makes the bars; it has the open bar and counts skipped trades.
         engine: the signal engine; only the pipeline may give it bars.
         count: number of bars closed in this run.
-        rule_off: why the rule is switched off; empty where it decides.
+        rule_off: why the rule is switched off; empty while it is on.
         rule_error: the exception that switched it off.
     """
 

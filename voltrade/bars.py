@@ -47,7 +47,7 @@ AGGREGATOR = record_dtype(
         ("day_end", np.int64),  # first millisecond of the next UTC day
         ("last_trade_id", np.int64),  # -1 before the first trade
         ("last_price", np.int64),
-        ("last_time", np.int64),  # latest trade time seen
+        ("last_time", np.int64),  # latest time of all trades, ms
         ("skipped_invalid", np.int64),
         ("skipped_duplicate", np.int64),
         ("gaps", np.int64),
@@ -454,17 +454,17 @@ class VolumeBarAggregator:
 
     @property
     def skipped_invalid(self) -> int:
-        """Number of skipped trades whose price or quantity is not positive or above the limits of the symbol."""
+        """Number of skipped trades whose price or quantity isn't positive, or is above the limits of the symbol."""
         return int(self.state["skipped_invalid"][0])
 
     @property
     def skipped_duplicate(self) -> int:
-        """Number of skipped trades whose id is not greater than the last id."""
+        """Number of skipped trades whose id isn't greater than the id of the last trade."""
         return int(self.state["skipped_duplicate"][0])
 
     @property
     def gaps(self) -> int:
-        """Number of gaps in the trade ids."""
+        """Number of gaps found in the trade ids."""
         return int(self.state["gaps"][0])
 
     def state_bytes(self) -> bytes:

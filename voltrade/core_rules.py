@@ -60,7 +60,7 @@ def _note_measure(account: Record, note: Record, rule: int) -> None:
 
 @compiled_part
 def update_breaker_and_act(account: Record, symbols: Rows, event: int, amount: int) -> None:
-    """Update the circuit breaker with an event, and close positions or cancel entries as it then demands."""
+    """Update the circuit breaker with an event, and close positions or cancel entries as the tripped rules say."""
     since = account.changes_count
     update_breaker(account, event, amount)
     apply_breaker_actions(account, symbols, since)
@@ -68,7 +68,7 @@ def update_breaker_and_act(account: Record, symbols: Rows, event: int, amount: i
 
 @compiled_part
 def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
-    """Close positions or cancel entries as the breaker's changes demand, from change number `since` on."""
+    """Close positions or cancel entries for the rules that tripped, from breaker change number `since` on."""
     for number in range(since, account.changes_count):
         change = account.changes[number]
         for index in range(len(symbols)):
@@ -97,7 +97,7 @@ def unrealised_profit(symbol: Record) -> int:
 
 @compiled_part
 def value_account(account: Record, symbols: Rows, index: int) -> None:
-    """Note the account's equity, and update the circuit breaker with it."""
+    """Output an equity point of the account, and update the circuit breaker with it."""
     if not account.is_open:
         return
     unrealised, event = 0, risk.EQUITY
@@ -248,7 +248,7 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
 
 @compiled_part
 def next_due(account: Record, symbols: Rows) -> int:
-    """Return when a timer is due, in ms: always later than the last, so that a loop that fires it makes progress."""
+    """Return when a timer is due, in ms: always later than the last timer, so that a loop that delivers it advances."""
     due: int = account.end_at if account.end_reason == states.NONE else NEVER
     for index in range(len(symbols)):
         due = min(due, position_timers.orders_due(symbols[index]))

@@ -114,7 +114,7 @@ class OrderMonitor:
         self._books.monitors.append(self)
         self._execution = execution
         self._absences: dict[int, int] = {}
-        """How often the exchange has answered that an order doesn't exist, by number."""
+        """How many answers that an order doesn't exist have counted, by the order's number."""
         self._disagreement_count = 0
         """Snapshots in a row that did not agree with our books."""
         self._unconfirmed_count = 0
@@ -130,7 +130,7 @@ class OrderMonitor:
         self._last_answered = 0
         self.absent_at = 0
         """When an order was last concluded absent, ms; the exchange may still execute it."""
-        """Number of the order whose reply came last."""
+        """Number of the order that the last reply was about."""
 
     # --- queries ---------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class OrderMonitor:
 
     @property
     def ignored(self) -> int:
-        """Number of updates that changed nothing: out of date, repeated, or impossible."""
+        """Number of statuses that were not applied, since they were out of date or no legal transition led to them."""
         return int(self._row["ignored"])
 
     @property
@@ -228,7 +228,7 @@ class OrderMonitor:
         outputs = self._foreign(update)
         number = self._adopt_exit(update) if is_forced else None
         if number is None:
-            outputs += self._react(records.SYNC_WANTED)  # the time has moved
+            outputs += self._react(records.SYNC_WANTED)  # the time is later, so that something may be due
             return outputs + self._react(records.ORDERS_CHANGED, amount=lots_before)
         return self._apply_order_update(number, update, is_new, outputs)
 
@@ -329,7 +329,7 @@ class OrderMonitor:
             if orders_only:
                 return [alert]
             lots_before = self._register.lots
-            synced = self._react(records.SYNC_WANTED)  # the time has moved
+            synced = self._react(records.SYNC_WANTED)  # the time is later, so that something may be due
             return [alert, *synced, *self._react(records.ORDERS_CHANGED, amount=lots_before)]
         row = self._register.row_of(number)
         if row is None:
@@ -477,7 +477,7 @@ class OrderMonitor:
         return outputs
 
     def _compare(self, snapshot: Snapshot) -> list[Output]:
-        """Set `reconciled` once a snapshot has been applied, and alert where the positions differ again."""
+        """Set `reconciled` after a snapshot has been applied; alert when positions differ the second time in a row."""
         ours, theirs = self.position, snapshot.position.quantity
         self.reconciled = ours == theirs and not self._check.foreign_ids(snapshot)
         if self.reconciled:

@@ -236,8 +236,7 @@ def _on_exit_refused(symbol: Record, position: Record, order: Record, time: int,
 
 @compiled_part
 def _on_stop_refused(position: Record, code: int, time: int, reaction: int) -> None:
-    """Schedule the stop again after a pause, or start closing the position: after a lasting refusal or STOP_TRIES
-    tries."""
+    """Schedule the stop again after a pause; after a lasting refusal or STOP_TRIES tries, start closing instead."""
     position.stop_tries += _counts_as_try(code)
     position.stop_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.stop_tries))
     is_again = reaction in (states.RETRY, states.RECONCILE, states.FILTERS) and code != states.CODE_TOO_LARGE

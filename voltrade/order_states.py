@@ -114,7 +114,7 @@ class Reaction(StrEnum):
     - An exit is sent again, whatever the reaction.
     """
 
-    DROP = "DROP"  # no reason to try again
+    DROP = "DROP"  # sending the same order again would not help
     RETRY = "RETRY"  # a temporary reason
     CLOSE = "CLOSE"  # the price has already passed the trigger: close the position at market
     LOOKUP = "LOOKUP"  # the client order id is in use: look the order up

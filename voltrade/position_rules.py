@@ -161,7 +161,7 @@ def _note_cover(symbol: Record, time: int, lots: int) -> None:
 
 @compiled_part
 def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
-    """Keep a stop over the whole position.
+    """Keep a stop at the exchange that closes the whole position.
 
     The first stop is sent at once, a larger one when the position has grown; then the older one is cancelled. A
     position that is closing needs a stop only if its exits fail.

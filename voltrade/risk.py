@@ -27,7 +27,7 @@ NO_EXIT = -1
 """Value of `last_exit_time` before the first exit."""
 
 MAX_PRICE_AGE_MS = 10_000
-"""Largest age of the last price at an entry."""
+"""Largest age of the last price for an entry."""
 
 MIN_STOP_TICKS = 3
 """Shortest distance of a stop, at any price."""
@@ -68,7 +68,7 @@ GATE_INPUTS = record_dtype(
         ("tainted", np.bool_),  # trades are missing in it
         ("day_end", np.bool_),  # the end of the UTC day closed it before its threshold
         # the state of the system
-        ("paused", np.bool_),  # by the operator
+        ("paused", np.bool_),  # by the operator, or because the session ends
         ("reconciled", np.bool_),  # our books agree with the account that was read last
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
@@ -836,7 +836,7 @@ class CircuitBreaker:
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """Refusal codes of all rules in force."""
+        """Codes of the rules in force, which are also the codes of their gates."""
         return tuple(code for code, hold in zip(RULES, self._holds, strict=True) if hold["in_force"])
 
     def distances(self) -> dict[str, tuple[int, int]]:
