@@ -78,8 +78,9 @@ BUGS: tuple[Bug, ...] = (
         "an order that is not found once never was",
         "oms.py",
         "            if self._absences[number] >= states.ABSENT_ANSWERS_NEEDED and number in self._unlisted:\n"
+        "                self.absent_at = reply.time\n"
         "                return states.ABSENT",
-        "            return states.ABSENT",
+        "            self.absent_at = reply.time\n            return states.ABSENT",
         ("O3", "O4", "O5"),
     ),
     Bug(
@@ -451,8 +452,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "the day of the bars ends an hour late",
         "bars.py",
-        "    if rules.daily and time >= state.day_end:",
-        "    if rules.daily and time >= state.day_end + 3_600_000:",
+        "    if spec.daily and time >= state.day_end:",
+        "    if spec.daily and time >= state.day_end + 3_600_000:",
         ("O11",),
         ("midnight",),
     ),
