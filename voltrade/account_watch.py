@@ -39,7 +39,7 @@ def _is_over(since: int, now: int, ms: int) -> bool:
 
 
 class AccountWatch:
-    """Follows the events of streams and answers, in the order in which the core gets them."""
+    """Follows the events of streams and answers, in the order in which they arrive."""
 
     def __init__(self) -> None:
         self._sent: set[str] = set()

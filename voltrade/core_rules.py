@@ -431,7 +431,7 @@ def set_gates(account: Any, gates: tuple[risk.Gate, ...]) -> None:
 
 @compiled_part
 def react(account: Record, symbols: Rows, event: Record) -> int:
-    """Take an event; return the answer to a question, else 0."""
+    """Take an event; return the answer to a question, the row of an adopted order (-1 for none), else 0."""
     kind, symbol = event.kind, symbols[event.symbol]
     symbol.time = max(symbol.time, event.time)
     if kind == records.ORDER_UPDATED:

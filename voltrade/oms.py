@@ -128,9 +128,9 @@ class OrderMonitor:
         self._reported_fees: set[str] = set()
         """Texts of the alerts about fees in other assets; each is given once."""
         self._last_answered = 0
+        """Number of the order that the last reply was about."""
         self.absent_at = 0
         """When an order was last concluded absent, ms; the exchange may still execute it."""
-        """Number of the order that the last reply was about."""
 
     # --- queries ---------------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class OrderMonitor:
 
     @property
     def next_due(self) -> int:
-        """When `on_time` has something to do, in ms; NEVER without anything."""
+        """When `on_time` has something to do, ms; NEVER where it hasn't. A core asks `core_rules.next_due`."""
         return self._books.ask(records.ORDERS_DUE, self._index)
 
     @property
@@ -542,7 +542,7 @@ class OrderMonitor:
         self.schedule_account_read(time + _pause(before), reason)
 
     def on_time(self, time: int) -> list[Output]:
-        """Do what is due: look up orders, send refused ones again, close a position held too long or unprotected."""
+        """Do what is due by `position_timers`, for a monitor without a core; a core calls `core_rules.on_timer`."""
         self._books.account["now"] = max(time, int(self._books.account["now"]))
         return self._react(records.TIMER_DUE, time=time)
 
@@ -578,7 +578,7 @@ class OrderMonitor:
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]
 
     def _recheck_account(self, now: int, reason: int) -> None:
-        """Stop entries until the account has been read, after RETRY_AFTER_MS."""
+        """Let no entry be sent until the account has been read, after RETRY_AFTER_MS."""
         self.reconciled = False
         self.schedule_account_read(now + states.RETRY_AFTER_MS, reason)
 

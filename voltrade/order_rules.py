@@ -217,7 +217,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
 
 @compiled_part
 def _on_entry_refused(symbol: Record, reaction: int) -> None:
-    """Count a lasting refusal towards MAX_ENTRY_FAILURES; an entry is never sent again."""
+    """Count a refusal towards MAX_ENTRY_FAILURES, unless its reaction is RETRY; an entry is never sent again."""
     if reaction != states.RETRY:
         _count_entry_failure(symbol)
 
@@ -308,7 +308,7 @@ def on_canceled(account: Record, symbol: Record, row: int, time: int, outcome: i
 def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: int, status: int) -> None:
     """Apply the answer to a look-up: the order's state, its absence, or an error.
 
-    After an error the look-up is repeated later and the account is read, since an error says nothing about the order.
+    After an error, or an absence that isn't concluded yet, the look-up is repeated later and the account is read.
     An entry that is open and stale is cancelled.
     """
     order = symbol.orders[row]

@@ -106,7 +106,8 @@ which our books use for an exit by which they drop lots that the exchange doesn'
 class Reaction(StrEnum):
     """What a refused order leads to. After LOOKUP its outcome is unknown; else the purpose decides:
 
-    - An entry is given up, whatever the reaction; a later signal may enter.
+    - An entry is given up, whatever the reaction; a later signal may enter, unless HALT, or the last of
+      MAX_ENTRY_FAILURES, halts trading.
     - A stop is sent again after RETRY, RECONCILE and FILTERS, up to STOP_TRIES refusals; after anything else, or where
       it is too large, the position is closed.
     - A take-profit is sent again after RETRY and FILTERS, closes the position after CLOSE, and is given up after
@@ -206,7 +207,8 @@ where that is longer."""
 LOOKUP_AGE_DIVISOR = 8
 """An order that can't be looked up is looked up again after its age divided by this, but not before RETRY_AFTER_MS."""
 MAX_ENTRY_FAILURES = 3
-"""Trading halts after this many entries in a row that were refused for a lasting reason, or never placed."""
+"""Trading halts after this many entries in a row that were never placed, or refused with another reaction than RETRY
+and LOOKUP. A fill begins the count anew; `resume` doesn't: the next such entry halts again."""
 CODE_NEVER_SENT, CODE_TOO_MANY_REQUESTS, CODE_TOO_LARGE = 0, -1003, -4005
 """Codes of refusals: never sent and too many requests, which don't count as tries, and a quantity above the largest."""
 TOO_LARGE_DIVISOR, MAX_EXIT_PARTS, MAX_EXIT_PARTS_PER_SECOND = 4, 8, 6

@@ -1,11 +1,11 @@
 """Risk rules: whether an entry is allowed, its size, and when the circuit breaker stops trading.
 
 For each signal the trading core fills one row of GATE_INPUTS, computes the size and checks the gates in the order of
-`core.GATES`. The circuit breaker gets every equity, transfer and round trip. Each rule is a compiled function of arrays
-with one row: live trading calls it once for each event, a sweep calls the same function in its loop.
+`core.GATES`. The circuit breaker gets every equity, transfer and round trip. Each rule is a compiled function of small
+arrays: live trading calls it once for each event, a sweep calls the same function in its loop.
 
 All amounts are integers: prices in ticks, quantities in lots, money in 1e-8 of the quote asset, rates in 1e-8. Limits
-are rounded down, costs and distances up, so that rounding never adds risk.
+and the distance of liquidation are rounded down, costs and distances of stops up, so that rounding never adds risk.
 """
 
 from __future__ import annotations
@@ -759,7 +759,7 @@ def breaker_next_due(holds: Rows) -> int:
     return int(due)
 
 
-# --- circuit breaker --------------------------------------------------------------------------------------------------
+# --- circuit breaker: for reports, the operator and the next run ------------------------------------------------------
 
 
 def distance_text(code: str, measure: int, limit: int) -> str:
