@@ -3,7 +3,8 @@
 Live trading, replay and research call `VolumeBarAggregator.process`, whose step is `process_until_close`. Ordinary
 trades (the next id, the same day, the bar remains open) are processed in a fast loop, `_add_ordinary_trades`. Every
 other trade (a bar's first, a gap, a duplicate, a new day, the trade that reaches the threshold) is processed by
-`_add_trade`, which accepts any trade. All numbers are integers (ticks, lots, ticklots, ms UTC), so that no volume is lost or added.
+`_add_trade`, which accepts any trade. All numbers are integers (ticks, lots, ticklots, ms UTC), so that no volume is
+lost or added.
 
 The state is one row of a structured array, changed in place. After a restart from a saved state the bars are the same.
 """

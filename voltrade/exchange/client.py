@@ -265,10 +265,17 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
 
 
 def response_of(status: int, decoded: Any, body: str) -> Response:
-    """Read code and text of a response; the text of one that is not a JSON object is its body."""
+    """Read code and text of a response; the text of one that is not a JSON object is its body.
+
+    A positive code isn't Binance's but that of a gateway in between, and none here; with 200, where 200 itself may
+    stand, it makes the response none that says what was done.
+    """
     if not isinstance(decoded, dict):
         return Response(status, 0, body, decoded)
     code, text = decoded.get("code", 0), decoded.get("msg", "")
     if isinstance(code, str) and re.fullmatch(r"-?[0-9]{1,6}", code):
         code = int(code)
-    return Response(status, code if type(code) is int else 0, text if isinstance(text, str) else "", decoded)
+    known = code if type(code) is int and (code < 0 or code == 200) else 0
+    is_foreign = status == 200 and known == 0 and code != 0
+    text = text if isinstance(text, str) else ""
+    return Response(NO_ANSWER if is_foreign else status, known, text, decoded)

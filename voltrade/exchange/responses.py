@@ -19,7 +19,7 @@ NO_ANSWER = 0
 """Instead of an HTTP status: the request may have been sent, but no valid response came."""
 
 REDIRECTED = 1
-"""Instead of Binance's code: the server redirects to another address, which is never followed."""
+"""Instead of Binance's code, which is negative: the server redirects to another address, which is never followed."""
 
 LOST = frozenset({-1000, -1001, -1006, -1007, -1010})
 """The gateway does not know what the matching engine did."""
@@ -48,7 +48,7 @@ class Rule:
     text: str = ""
     verbs: frozenset[Verb] = frozenset()
     has_code: bool = False
-    """Whether the response must have a code."""
+    """Whether the response must have a code of Binance, which is negative."""
 
     def matches(self, status: int, code: int, text: str, verb: Verb) -> bool:
         return (
@@ -56,7 +56,7 @@ class Rule:
             and (not self.codes or code in self.codes)
             and (not self.text or text.strip().startswith(self.text))
             and (not self.verbs or verb in self.verbs)
-            and (not self.has_code or code != 0)
+            and (not self.has_code or code < 0)
         )
 
 
@@ -79,14 +79,14 @@ RULES: tuple[Rule, ...] = (
     Rule(Outcome.UNKNOWN, "the gateway does not know", codes=LOST),
     Rule(Outcome.UNKNOWN, "an earlier attempt has succeeded", codes=EXISTS),
     Rule(Outcome.UNKNOWN, "the order is in motion", codes=IN_MOTION),
-    Rule(Outcome.REFUSED, "redirected, and not followed", codes=frozenset({REDIRECTED})),
+    Rule(Outcome.REFUSED, "redirected, and not followed", _at(NOT_SENT, *range(300, 400)), frozenset({REDIRECTED})),
     Rule(Outcome.REFUSED, "too many requests, or banned", _at(418, 429)),
     Rule(Outcome.REFUSED, "throttled", _at(400, 503), THROTTLED),
     Rule(Outcome.UNKNOWN, "sent, and no response", _at(503), text="Unknown error, please check your request"),
     Rule(Outcome.REFUSED, "the service is down", _at(503), _OK, text="Service Unavailable."),
     Rule(Outcome.REFUSED, "failed inside", _at(503), _OK, text="Internal error; unable to process your request."),
     Rule(Outcome.REFUSED, "throttled", _at(503), text="Request throttled by system-level protection"),
-    Rule(Outcome.REFUSED, "refused with a code", _at(*range(400, 500)), has_code=True),
+    Rule(Outcome.REFUSED, "refused with a code", _at(400, 401, 403), has_code=True),
 )
 """Rules in the order in which they are tried."""
 
