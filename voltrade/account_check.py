@@ -13,6 +13,8 @@ ADJUSTED_AFTER = 3
 """This many snapshots in a row must show a smaller position than our fills before the books are adjusted."""
 
 
+CLOCKS_APART_MS = 1_000
+"""How far the time of a trade, which is the exchange's, may be from that of our clock."""
 MOST_UNKNOWN = 20
 """The most orders whose names one snapshot wants; each costs a question."""
 
@@ -125,7 +127,7 @@ class AccountCheck:
         """Return our number by the exchange's order id, for trades whose order can only be one of ours.
 
         An order of unknown outcome may have been executed: by trades of its side, after the last agreement, of at most
-        its quantity. A trade whose order has another name is somebody else's.
+        its quantity, and not before it was sent. A trade whose order has another name is somebody else's.
         """
         register = self._register
         waiting = [o for o in register.live() if o.state in ("PENDING_SUBMIT", "UNKNOWN") and not o.algo]
@@ -136,8 +138,9 @@ class AccountCheck:
                 unnamed.setdefault(fill.order_id, []).append(fill)
         inferred: dict[int, int] = {}
         for order_id, fills in unnamed.items():
-            lots = sum(fill.last_quantity for fill in fills)
-            fit = [order for order in waiting if order.row.side == fills[0].side and lots <= order.quantity]
+            lots, traded_at = sum(fill.last_quantity for fill in fills), min(fill.time for fill in fills)
+            sent = [order for order in waiting if order.row.time <= traded_at + CLOCKS_APART_MS]
+            fit = [order for order in sent if order.row.side == fills[0].side and lots <= order.quantity]
             if len(fit) == 1 and fit[0].row.number not in inferred.values():
                 inferred[order_id] = fit[0].row.number
         return inferred

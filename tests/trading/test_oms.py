@@ -359,6 +359,22 @@ def test_an_unnamed_trade_that_can_not_be_ours_is_not_taken(lots: int, side: Sid
     assert harness.monitor.position == 0
 
 
+@pytest.mark.parametrize(("before", "is_ours"), [(900, True), (5_000, False)])
+def test_an_unnamed_trade_from_before_an_order_was_sent_is_not_its_own(before: int, is_ours: bool) -> None:
+    """An exit that the journal has lost, and another whose outcome is unknown, would both explain it. Clocks differ by
+    less than a second."""
+    harness = Harness().in_position()
+    harness.time = 30_000
+    [sent] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    harness.reply(sent.order.client_order_id, "submit", Outcome.UNKNOWN)
+    fill = harness.update(sent.order.client_order_id, "FILLED", 10, order_id=900)
+    fill = replace(fill, client_order_id="", time=harness.time - before)
+    shown = replace(a_snapshot(0, fills=(fill,), **a_listing(harness, STOP, TARGET)), time=harness.time)
+    harness.note(harness.monitor.on_snapshot(shown))
+    state = harness.monitor.orders[sent.order.client_order_id].state
+    assert (harness.monitor.position, state) == ((0, "FILLED") if is_ours else (10, "UNKNOWN"))
+
+
 def absent(harness: Harness, client_id: str, position: int = 0, at: int = 20_000) -> list[Output]:
     """Let every kind of answer agree that the exchange has no such order; return what follows from the last."""
     harness.monitor.on_snapshot(replace(a_snapshot(position), time=at))
