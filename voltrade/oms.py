@@ -21,7 +21,7 @@ from voltrade import order_rules, records, row_facts
 from voltrade import order_states as states
 from voltrade.account import position_after
 from voltrade.account_books import AccountBooks
-from voltrade.account_check import AccountCheck, foreign_kind
+from voltrade.account_check import AccountCheck, foreign_kind, listed_ids
 from voltrade.compiled import uncompiled
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
@@ -602,10 +602,12 @@ class OrderMonitor:
     def _cancel_orphans(self, snapshot: Snapshot) -> list[Output]:
         """Cancel the orphans of a snapshot.
 
-        They were sent before the journal lost its end. While no stop in our books covers the position, they are kept.
+        They were sent before the journal lost its end. They are kept while no stop of ours that is listed covers the
+        position: the journal may have lost the end of one too.
         """
+        listed, lots = listed_ids(snapshot), self._register.lots
         stops = [o for o in self._register.live_of_position() if o.purpose is Purpose.STOP and o.state == "NEW"]
-        if self._register.lots and not any(stop.quantity >= abs(self._register.lots) for stop in stops):
+        if lots and not any(stop.quantity >= abs(lots) and stop.id in listed for stop in stops):
             return []
         outputs: list[Output] = []
         for algo in self._orphans(snapshot):

@@ -962,6 +962,15 @@ def test_a_stop_of_a_lost_journal_is_cancelled_once_a_stop_of_ours_covers(name: 
     assert cancelled == [[], [name] if is_ours else []]
 
 
+def test_a_stop_that_the_exchange_lists_no_more_does_not_cover_for_one_of_a_lost_journal() -> None:
+    """The journal has lost how its own stop ended too: the other one is all that protects."""
+    harness = Harness().in_position()
+    orphan = AlgoUpdate(harness.time, "BTCUSDT", "vt-e-7s1", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
+    outputs = harness.monitor.on_snapshot(what_is_held(10, algo_orders=(orphan,)))
+    assert canceled_of(outputs) == []
+    assert not harness.monitor.orders_confirmed
+
+
 def test_a_restarted_session_is_confirmed_by_a_snapshot_that_agrees_or_by_many_that_do_not() -> None:
     """What nobody explains for long is somebody else's, and must not keep a session from its end."""
     harness = Harness()
