@@ -493,7 +493,9 @@ class OrderMonitor:
         if self.reconciled:
             return []
         self._row["snapshot_at"] = NEVER  # the growing pause replaces earlier requests of single orders
-        self.on_disagreement(snapshot.time, self._disagreement_count, states.NOT_AGREED)
+        is_unnamed = bool(self._check.unknown_orders(snapshot))  # the lots may be ours, and without a stop
+        spared = states.QUICK_TRIES if is_unnamed else 0
+        self.on_disagreement(snapshot.time, max(self._disagreement_count - spared, 0), states.NOT_AGREED)
         self._disagreement_count += 1
         if self._check.has_lost_lots():
             return self._book_lost_lots(snapshot, abs(ours) - max(theirs * (1 if ours > 0 else -1), 0))

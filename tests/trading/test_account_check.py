@@ -115,6 +115,21 @@ def test_an_exit_and_an_entry_of_which_the_journal_has_lost_both_are_named_thoug
     assert symbol_state.monitor.unknown_orders(replace(a_snapshot(8, 10), fills=(sold, bought))) == [8, 7]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("", [1_000] * 5 + [2_000, 4_000]), ("web_1", [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000])],
+    ids=["unnamed", "somebody else's"],
+)
+def test_lots_whose_order_has_no_name_yet_are_read_again_soon(name: str, expected: list[int]) -> None:
+    """They may be ours, from an entry that came late, and have no stop until the order is named."""
+    core = a_core()
+    core.handle(StreamStatus(2, "user", True))
+    core.handle(a_snapshot())
+    bought = OrderUpdate(7, "BTCUSDT", name, 8, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
+    held = replace(a_snapshot(8, 10), fills=(replace(bought, trade_id=3, last_quantity=10, last_price=1_000),))
+    assert pauses(core, [held] * len(expected)) == [(pause, "NOT_AGREED") for pause in expected]
+
+
 def test_trades_from_before_the_first_session_are_not_named() -> None:
     [symbol_state] = a_core().symbol_states.values()
     old = OrderUpdate(1, "BTCUSDT", "", 7, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", 10, 10)
