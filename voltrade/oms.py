@@ -412,6 +412,7 @@ class OrderMonitor:
         step = filters.quantity_step
         self._row["price_step"], self._row["quantity_step"] = filters.price_step, step
         self._row["largest_order"] = max(filters.largest_market_order // step * step, step)
+        self._row["largest_guess"] = 0
         self._position_row["exit_retry_at"] = self._position_row["stop_retry_at"] = 0
         return self._react(records.SYNC_WANTED)
 

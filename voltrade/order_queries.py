@@ -174,6 +174,17 @@ def exit_quantity(symbol: Record, lots: int) -> int:
 
 
 @compiled_part
+def largest_exit(symbol: Record) -> int:
+    """Return the most lots that one exit may have, 0 where there is no limit: by the exchange's filters, or by a guess
+    after a refusal as too large, by which the position goes in at most MAX_EXIT_PARTS."""
+    if symbol.largest_guess == 0:
+        return int(symbol.largest_order)
+    least = (abs(open_quantity(symbol)) + states.MAX_EXIT_PARTS - 1) // states.MAX_EXIT_PARTS
+    guess = to_step(max(int(symbol.largest_guess), least), int(symbol.quantity_step), True)
+    return guess if symbol.largest_order == 0 else min(guess, int(symbol.largest_order))
+
+
+@compiled_part
 def rest_is_stuck(symbol: Record) -> bool:
     """Return whether less than a step is left of the position, and the exchange refuses every exit for it."""
     is_refused = symbol.nothing_to_reduce and symbol.position.exit_tries >= states.REST_TRIES

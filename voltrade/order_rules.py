@@ -18,7 +18,6 @@ from voltrade.order_queries import (
     is_done,
     is_live_at_exchange,
     next_lookup_at,
-    open_quantity,
     rest_is_stuck,
     stale_at,
 )
@@ -151,6 +150,7 @@ def _begin_round_trip(symbol: Record, side: int) -> None:
     symbol.in_round_trip = True
     symbol.position = symbol.no_position
     symbol.position.id, symbol.position.side = symbol.round_trips, side
+    symbol.largest_guess = 0  # the exchange has taken an entry of this size
 
 
 # --- the answer to a new order ----------------------------------------------------------------------------------------
@@ -197,10 +197,8 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
     if reaction == states.RECONCILE:
         add_output(account, records.SNAPSHOT, symbol.index, row, states.REDUCE_ONLY_REFUSED, time)
     if order.code == states.CODE_TOO_LARGE:  # a first estimate of the limit, until the exchange's filters are read
-        least = (open_quantity(symbol) + states.MAX_EXIT_PARTS - 1) // states.MAX_EXIT_PARTS
-        guess, step = max(1, least, order.quantity // states.TOO_LARGE_DIVISOR), symbol.quantity_step
-        guess = (guess + step - 1) // step * step
-        symbol.largest_order = guess if symbol.largest_order == 0 else min(guess, symbol.largest_order)
+        guess = max(1, order.quantity // states.TOO_LARGE_DIVISOR)
+        symbol.largest_guess = guess if symbol.largest_guess == 0 else min(guess, symbol.largest_guess)
         position.exit_retry_at = time + states.RETRY_AFTER_MS
     if order.purpose == states.ENTRY:
         _on_entry_refused(symbol, reaction)

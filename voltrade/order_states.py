@@ -211,9 +211,9 @@ MAX_ENTRY_FAILURES = 3
 and LOOKUP. A fill begins the count anew; `resume` doesn't: the next such entry halts again."""
 CODE_NEVER_SENT, CODE_TOO_MANY_REQUESTS, CODE_TOO_LARGE = 0, -1003, -4005
 """Codes of refusals: never sent and too many requests, which don't count as tries, and a quantity above the largest."""
-TOO_LARGE_DIVISOR, MAX_EXIT_PARTS, MAX_EXIT_PARTS_PER_SECOND = 4, 8, 6
+TOO_LARGE_DIVISOR, MAX_EXIT_PARTS, MAX_EXIT_PARTS_PER_SECOND = 4, 8, 5
 """After a refusal as too large, an exit is sent in parts of a quarter of it, in at most MAX_EXIT_PARTS until the
-exchange's filters are read; at most MAX_EXIT_PARTS_PER_SECOND are sent within a second."""
+exchange's filters change; at most MAX_EXIT_PARTS_PER_SECOND are sent within a second."""
 ABSENCE_MARGIN_MS = 5_000
 """An answer that an order doesn't exist counts only from this long after the end of the request's recvWindow on."""
 ABSENT_ANSWERS_NEEDED = 3

@@ -24,6 +24,7 @@ from voltrade.order_queries import (
     is_triggered,
     is_unfilled,
     is_waiting,
+    largest_exit,
     newest_stop,
     open_quantity,
     price_from_average,
@@ -217,7 +218,7 @@ def _exits_fail(symbol: Record, time: int) -> bool:
         return False  # the price has passed the stop, or its distance isn't known
     if position.unprotected_since == NEVER:
         return False  # a working exit covers the position
-    if 0 < symbol.largest_order < open_quantity(symbol):
+    if 0 < largest_exit(symbol) < open_quantity(symbol):
         return False  # the exchange takes no order of this size
     return bool(position.exit_tries > 0 or time >= position.unprotected_since + states.RETRY_AFTER_MS)
 
@@ -360,7 +361,7 @@ def _sync_exit(account: Record, symbol: Record, time: int, exposure: int) -> Non
         spare = 0 if lots >= abs(exposure) else 1  # while none is working, an exit may use the last row
         if not has_room(symbol, spare):
             return
-        part = lots if symbol.largest_order == 0 else min(lots, symbol.largest_order)
+        part = lots if largest_exit(symbol) == 0 else min(lots, largest_exit(symbol))
         reason = position.closing_reason if is_closing(position) else position.rest_reason
         row = new_order(symbol, time, states.EXIT, side, part, reason)
         position.exits += 1

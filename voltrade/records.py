@@ -95,7 +95,7 @@ SYMBOL = record_dtype(
         *wholes("time", "snapshot_at", "snapshot_reason", "unexplained_lots", "ignored", "round_trips"),
         *wholes("order_numbers", "counted", "agreed_at"),
         *flags("mark_is_last_price", "in_round_trip", "reconciled", "nothing_to_reduce"),
-        *wholes("halt_wanted", "halt_applied", "entry_failures", "largest_order", "account_read_at"),
+        *wholes("halt_wanted", "halt_applied", "entry_failures", "largest_order", "largest_guess", "account_read_at"),
         *wholes("price_step", "quantity_step"),
         *wholes("order_count", "removable_count"),
         ("position", POSITION),
@@ -117,9 +117,9 @@ SYMBOL = record_dtype(
 when a snapshot last agreed and listed every order. `account_read_at`: when the account was last read because an order
 could not be looked up. `mark_is_last_price`: whether `mark_e8` is the last trade's price, since the exchange's mark
 price isn't known. `nothing_to_reduce`: the exchange has refused an exit since the last fill because there was
-nothing to close. `largest_order`: the largest exit that the exchange takes, by its filters or a guess after a refusal,
-0 while unknown. `price_step` and `quantity_step`: ticks and lots of which all prices and quantities that are sent are
-multiples. `halt_wanted`:
+nothing to close. `largest_order`: the largest exit that the exchange takes by its filters, 0 while unknown;
+`largest_guess`: likewise after a refusal as too large of this position's orders, 0 for none. `price_step` and
+`quantity_step`: ticks and lots of which all prices and quantities that are sent are multiples. `halt_wanted`:
 why trading must halt until an operator resumes it; `halt_applied`: the same, once the breaker has halted.
 `removable_count`: orders whose rows can be freed. `earlier`: the position of a finished order that the exchange reports
 on late.

@@ -468,7 +468,7 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "an exit is as large as its entry, whatever the exchange takes",
         "position_rules.py",
-        "        part = lots if symbol.largest_order == 0 else min(lots, symbol.largest_order)",
+        "        part = lots if largest_exit(symbol) == 0 else min(lots, largest_exit(symbol))",
         "        part = lots",
         ("O5", "O12"),
         ("filters",),

@@ -902,6 +902,58 @@ def test_an_exchange_that_refuses_every_size_as_too_large_is_not_asked_in_ever_s
     assert sizes == [[10], [2] * 5, [2] * 5, [2] * 5]
 
 
+def refused_as_too_large(harness: Harness) -> list[OrderIntent]:
+    """The exit of 10 lots is refused as too large; return those that follow."""
+    [whole] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    harness.reply(whole.order.client_order_id, "submit", Outcome.REFUSED, -4005)
+    harness.time = harness.monitor.next_due
+    sent = intents(harness.note(harness.monitor.on_time(harness.time)))
+    assert [part.order.quantity for part in sent] == [2] * 5
+    return sent
+
+
+def test_a_position_that_grows_while_it_is_left_goes_in_no_more_parts_than_before() -> None:
+    """Of 82 lots an eighth is 11: parts of 2 lots, five a second, would take 8 s."""
+    harness = Harness().in_position()
+    for part in refused_as_too_large(harness)[1:]:
+        harness.order(part.order.client_order_id, "FILLED", part.order.quantity)
+    late = harness.update(ENTRY, "FILLED", 80, order_id=700)
+    outputs = harness.note(harness.monitor.on_order(replace(late, quantity=90, filled=90)))
+    sizes = [part.order.quantity for part in intents(outputs) if part.purpose is Purpose.EXIT]
+    while sum(sizes) < 80:
+        harness.time = harness.monitor.next_due
+        more = intents(harness.note(harness.monitor.on_time(harness.time)))
+        sizes += [part.order.quantity for part in more if part.purpose is Purpose.EXIT]
+    assert sizes == [11] * 7 + [3]
+
+
+def test_what_was_too_large_once_is_no_limit_for_the_next_position() -> None:
+    """The exchange has taken its entry, which is as large."""
+    harness = Harness().in_position()
+    for part in refused_as_too_large(harness):
+        harness.order(part.order.client_order_id, "FILLED", part.order.quantity)
+    for name in (STOP, TARGET):
+        harness.reply(name, "cancel", Outcome.ACCEPTED)
+    assert not harness.monitor.in_round_trip
+    harness.time += 5_000
+    [entry] = intents(harness.note(enter(harness.monitor, harness.time, Side.BUY, 10)))
+    harness.order(entry.order.client_order_id, "FILLED", 10)
+    [whole] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    assert whole.order.quantity == 10
+
+
+def test_parts_of_an_exit_leave_five_a_second() -> None:
+    """Ten, then, within any second, however the network spreads them."""
+    harness = Harness().in_position()
+    harness.note(harness.monitor.on_filters(Filters(harness.time, "BTCUSDT", 1)))
+    begun = harness.time
+    sent = [(begun, out) for out in intents(harness.note(leave(harness.monitor, harness.time, "TIME")))]
+    while len(sent) < 10:
+        harness.time = harness.monitor.next_due
+        sent += [(harness.time, out) for out in intents(harness.note(harness.monitor.on_time(harness.time)))]
+    assert [time - begun for time, _ in sent] == [0] * 5 + [1_000] * 5
+
+
 def test_parts_of_an_exit_that_are_refused_together_are_one_try() -> None:
     """Each part would else count, and the pause after the second round already be that of the sixth."""
     harness = Harness().in_position()
