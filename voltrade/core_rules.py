@@ -360,7 +360,7 @@ def fill_gate_inputs(account: Record, symbol: Record, signal: Record) -> None:
     is_full = not order_queries.has_room(symbol, records.SPARE)
     given["orders_unsettled"] = is_full or order_queries.has_unsettled_order(symbol)
     given["position_open"] = symbol.in_round_trip
-    given["last_exit_time"] = symbol.last_exit_time
+    given["last_entry_time"], given["last_exit_time"] = symbol.last_entry_time, symbol.last_exit_time
     given["bars_since_exit"] = signal.bar + 1 - symbol.last_exit_bar
     given["price"] = signal.price
     given["stop_ticks"] = signal.stop_ticks

@@ -135,6 +135,7 @@ def enter(account: Record, symbol: Record, signal: Record, quantity: int, limit:
     if not has_room(symbol, records.SPARE):
         return
     _begin_round_trip(symbol, signal.side)
+    symbol.last_entry_time = account.now
     position = symbol.position
     position.bar = signal.bar
     position.stop_distance, position.take_profit_distance = signal.stop_ticks, signal.take_profit_ticks

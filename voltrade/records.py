@@ -103,8 +103,8 @@ SYMBOL = record_dtype(
         ("no_position", POSITION),
         ("no_order", ORDER),
         ("orders", ORDER, (ROWS,)),
-        # entries and cooldown: bars closed so far, and how many there were at the last opening and exit
-        *wholes("bars", "opened_at_bar", "last_exit_time", "last_exit_bar", "closed_trip_count"),
+        # entries and cooldown: bars closed so far, how many there were at the last opening and exit, and the last entry
+        *wholes("bars", "opened_at_bar", "last_entry_time", "last_exit_time", "last_exit_bar", "closed_trip_count"),
         ("closed_trips", CLOSED_TRIP, (4,)),
         ("gate_inputs", risk.GATE_INPUTS, (1,)),
         ("limits", risk.LIMITS, (1,)),
@@ -278,7 +278,7 @@ def new_symbol(
     settings["exit_on_opposite_signal"] = exits.exit_on_opposite_signal
     symbol["index"], symbol["money_per_ticklot"] = index, instrument.money_per_ticklot
     symbol["step_numerator"], symbol["step_denominator"] = step
-    symbol["snapshot_at"], symbol["last_exit_time"] = NEVER, risk.NO_EXIT
+    symbol["snapshot_at"], symbol["last_exit_time"], symbol["last_entry_time"] = NEVER, risk.NO_EXIT, risk.NO_ENTRY
     symbol["price_step"] = symbol["quantity_step"] = 1
     no_position, order = symbol["no_position"], symbol["no_order"]
     no_position["unprotected_since"] = no_position["take_profit_retry_at"] = NEVER

@@ -26,6 +26,12 @@ from voltrade.model import DAY_MS, MONEY, NEVER, Instrument, money_text
 NO_EXIT = -1
 """Value of `last_exit_time` before the first exit."""
 
+ENTRIES_APART_MS = 1_000
+"""Shortest time between two entries of a symbol, whatever the cooldown: a rule that enters and leaves with every bar of
+a burst uses up the orders that the exchange takes in a time, and stops need some."""
+NO_ENTRY = -ENTRIES_APART_MS
+"""Value of `last_entry_time` before the first entry."""
+
 MAX_PRICE_AGE_MS = 10_000
 """Largest age of the last price for an entry."""
 
@@ -74,6 +80,7 @@ GATE_INPUTS = record_dtype(
         ("user_stream_up", np.bool_),
         ("orders_unsettled", np.bool_),  # `order_queries.has_unsettled_order()`, or too few rows are free
         ("position_open", np.bool_),  # a round trip is in progress, from the intent of its entry on
+        ("last_entry_time", np.int64),  # when the last entry was sent, ms; NO_ENTRY for none
         ("last_exit_time", np.int64),  # of the last exit fill, ms; NO_EXIT for none
         ("bars_since_exit", np.int64),  # bars that closed after it, including the deciding bar
         ("price_time", np.int64),  # time of the last price, ms
@@ -124,7 +131,7 @@ LIMITS = record_dtype(
 def new_gate_inputs() -> Rows:
     """Return a row of GATE_INPUTS that the gates refuse until its fields are filled."""
     inputs = np.zeros(1, GATE_INPUTS)
-    inputs["last_exit_time"] = NO_EXIT
+    inputs["last_entry_time"], inputs["last_exit_time"] = NO_ENTRY, NO_EXIT
     return inputs
 
 
@@ -383,7 +390,8 @@ def in_position(inputs: Rows, limits: Rows) -> bool:
 @compiled
 def cooldown(inputs: Rows, limits: Rows) -> bool:
     given, limit = inputs[0], limits[0]
-    return cooling_down(
+    is_after_entry = given["time"] < given["last_entry_time"] + ENTRIES_APART_MS
+    return is_after_entry or cooling_down(
         given["time"], given["last_exit_time"], given["bars_since_exit"], limit["cooldown_ms"], limit["cooldown_bars"]
     )
 
@@ -435,7 +443,7 @@ STALE_PRICE = Gate("STALE_PRICE", stale_price, "the last price is too old")
 OFF_MARK = Gate("OFF_MARK", off_mark, "the last price is too far from the mark price")
 UNKNOWN_ORDER = Gate("UNKNOWN_ORDER", unknown_order, "an order's outcome isn't known, or too many are open")
 IN_POSITION = Gate("IN_POSITION", in_position, "a round trip is open or an entry is in flight")
-COOLDOWN = Gate("COOLDOWN", cooldown, "the pause after the last exit is not over")
+COOLDOWN = Gate("COOLDOWN", cooldown, "the pause after the last exit, or the second after the last entry, isn't over")
 STOP_TOO_TIGHT = Gate("STOP_TOO_TIGHT", stop_too_tight, "the stop is nearer than its minimum distance")
 LIQUIDATION_DISTANCE = Gate("LIQUIDATION_DISTANCE", liquidation_distance, "liquidation is nearer than twice the stop")
 SIZE_TOO_SMALL = Gate("SIZE_TOO_SMALL", size_too_small, "the size is below the symbol's minimum order")

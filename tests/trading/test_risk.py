@@ -312,6 +312,7 @@ def test_a_healthy_entry_passes_every_gate():
         ("UNKNOWN_ORDER", {"orders_unsettled": True}),
         ("IN_POSITION", {"position_open": True}),
         ("COOLDOWN", {"last_exit_time": NOON - 1, "bars_since_exit": 3}),
+        ("COOLDOWN", {"last_entry_time": NOON - 999}),
         ("SIZE_TOO_SMALL", {"quantity": 0}),
         ("MAX_NOTIONAL", {"quantity": 401}),  # 0.401 x 50,000 = 20,050 > 2 x 10,000
         ("MAX_NOTIONAL", {"quantity": 2**62}),  # whose notional is beyond 64 bits
@@ -334,6 +335,7 @@ def test_each_gate_is_covered_and_has_a_code_and_a_text():
     "changes",
     [
         {"price_time": NOON - 10_000},
+        {"last_entry_time": NOON - 1_000},
         {"quantity": 400},
         {"day_left": 50 * MONEY},
         {"stop": "4375.0"},
