@@ -348,16 +348,19 @@ def _on_absent(account: Record, symbol: Record, row: int, time: int) -> None:
 
 @compiled_part
 def apply_fill(account: Record, symbol: Record, event: Record) -> None:
-    """Count a new fill in the account's books, in its order, and in the position that it belongs to."""
+    """Count a new fill in the account's books, in its order, and in the position that it belongs to.
+
+    Its profit is the exchange's own figure: ours differs where somebody else has added to the position.
+    """
     order = symbol.orders[event.order]
     quantity, price, fee = event.quantity, event.price, event.fee
     symbol.quantity, symbol.cost, realised = position_after(
         symbol.quantity, symbol.cost, order.side, price, quantity, symbol.money_per_ticklot
     )
     symbol.realised_last = realised
-    account.realised += realised
+    account.realised += event.realised
     account.fees += fee
-    account.wallet += realised - fee
+    account.wallet += event.realised - fee
     symbol.counted += 1
     symbol.entry_failures, symbol.nothing_to_reduce = 0, False
     order.filled += quantity

@@ -645,6 +645,8 @@ def test_a_profit_that_is_not_the_exchanges_is_told() -> None:
     assert isinstance(outputs[0], Alert)
     [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
     assert trip.realised == 12_345  # what the exchange says
+    assert core.account is not None
+    assert (core.account.realised, core.account.wallet) == (12_345, money(10_000) + 12_345)
 
 
 def test_a_fee_in_another_asset_is_told() -> None:
