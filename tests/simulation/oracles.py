@@ -988,7 +988,8 @@ def _leverage_raised(reading: Reading) -> list[Violation]:
 def o10_polite(evidence: Evidence) -> list[Violation]:
     """Nothing is sent while an answer's Retry-After runs, no ban is provoked, at most 80 % of the weight is used.
 
-    A process that has died takes its Retry-After with it. A 418 is planned where a strike that imposes one is felt.
+    A process that has died takes its Retry-After with it. A 418 is planned where a strike that imposes one is felt
+    while the request is on its way: it may have been sent before, and held up.
     """
     found = _too_heavy(evidence)
     for request in evidence.requests:
@@ -1020,7 +1021,7 @@ def _is_planned_ban(evidence: Evidence, request: Request) -> bool:
     for strike in evidence.strikes:
         bans = strike.facts.get("code") == 418 or strike.facts.get("status") == 418 or "418" in strike.kind
         lasts = max(strike.until, strike.begin + int(strike.facts.get("for_s", 0) * 1000))
-        if bans and strike.begin <= request.arrived and (lasts == strike.begin or request.arrived <= lasts):
+        if bans and strike.begin <= request.answered and (lasts == strike.begin or request.arrived <= lasts):
             return True
     return False
 

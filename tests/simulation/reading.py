@@ -30,6 +30,8 @@ SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
 REFUSED_MS = 1_250
 """So long an engine may wait after a refusal of an order that protects, before it sends another."""
+HOLDING = ("delay_request", "late")
+"""Faults by which an order is placed late, or never."""
 BLOCKED, UNSAID_MS = (418, 429), 60_000
 """Answers that forbid further requests, and for how long where they do not say."""
 MONEY = Decimal("1e-8")
@@ -566,22 +568,32 @@ class Reading:
     def usable(self, begin: int, end: int) -> int:
         """How much of a stretch REST could be used in.
 
-        Not while it was down, nor while what protects was swallowed, or refused by a fault whatever it was; nor in the
-        minute after an answer that forbids requests and does not say for how long.
+        Not while it was down, nor while what protects was swallowed, held up by a fault, or refused by one whatever it
+        was; nor in the minute after an answer that forbids requests and does not say for how long.
         """
         left, at = 0, begin
-        for down, up in sorted([*self.evidence.rest_down, *self._swallowed, *self._refused, *self._unsaid]):
+        for down, up in sorted([*self.evidence.rest_down, *self._held, *self._refused, *self._unsaid]):
             left += max(0, min(down, end) - at)
             at = max(at, up)
         return left + max(0, end - at)
 
     @cached_property
-    def _swallowed(self) -> list[tuple[int, int]]:
-        """Stretches for which orders that never were placed, and got no answer that says so, keep an engine waiting."""
-        posts = [each for each in self.evidence.requests if each.method == "POST" and each.path in PLACES]
+    def _held(self) -> list[tuple[int, int]]:
+        """Stretches for which orders that protect keep an engine waiting, because a fault holds them up or swallows
+        them: they are placed late or never, and no answer says so before another is due."""
+        posts = self._protecting
+        late = {(row["time"], row["struck"]) for row in self.evidence.of_kind("fault") if row["do"] in HOLDING}
+        held = [post for post in posts if (post.arrived, f"POST {post.path}") in late]
         lost = [post for post in posts if post.status == 0 or post.status >= 500]
-        names = {post: NAME.match(post.client_id) for post in lost if post.client_id not in self.placed_by_id}
-        return [(post.sent, post.sent + SWALLOWED_MS) for post, name in names.items() if name and name[3] != "e"]
+        held += [post for post in lost if post.client_id not in self.placed_by_id]
+        return [(post.sent, post.sent + SWALLOWED_MS) for post in held]
+
+    @property
+    def _protecting(self) -> list[Request]:
+        """Requests that place an order of ours which is no entry."""
+        posts = [each for each in self.evidence.requests if each.method == "POST" and each.path in PLACES]
+        names = [(post, NAME.match(post.client_id)) for post in posts]
+        return [post for post, name in names if name and name[3] != "e"]
 
     @cached_property
     def _unsaid(self) -> list[tuple[int, int]]:
@@ -594,14 +606,8 @@ class Reading:
     def _refused(self) -> list[tuple[int, int]]:
         """Stretches for which refusals that a fault made, of orders that protect, keep an engine waiting."""
         struck = {(row["time"], row["struck"]) for row in self.evidence.of_kind("fault") if row["do"] == "refuse"}
-        posts = [each for each in self.evidence.requests if each.method == "POST" and each.path in PLACES]
-        refused = [each for each in posts if (each.arrived, f"POST {each.path}") in struck]
-        names = {post: NAME.match(post.client_id) for post in refused}
-        return [
-            (post.sent, post.answered + REFUSED_MS)
-            for post, name in names.items()
-            if name and name[3] != "e" and post.answered >= 0
-        ]
+        refused = [each for each in self._protecting if (each.arrived, f"POST {each.path}") in struck]
+        return [(post.sent, post.answered + REFUSED_MS) for post in refused if post.answered >= 0]
 
     # the journals
 

@@ -271,6 +271,19 @@ def refused_in_a_storm(found: Evidence) -> Evidence:
     return replace(found, requests=sorted([*found.requests, *again], key=lambda each: each.arrived))
 
 
+def banned_on_the_way(begun_after: int) -> Doctor:
+    """A request is held up for 4 s and answered with a ban; one was planned to begin so much after its answer."""
+
+    def doctor(found: Evidence) -> Evidence:
+        request = found.requests[3]
+        late = replace(request, answered=request.arrived + 4_000, status=418)
+        begin = late.answered + begun_after
+        strike = Strike("ban", begin, begin + 20_000, {"code": 418, "for_s": 20.0})
+        return replace(found, requests=[*found.requests[:3], late, *found.requests[4:]], strikes=[strike])
+
+    return doctor
+
+
 def sent_again(after_s: int, status: int = 200) -> Doctor:
     """The first entry's request arrives once more, after so many seconds; the first was answered with a status."""
 
@@ -670,6 +683,25 @@ def refused_each_second(times: int) -> Doctor:
     return doctor
 
 
+def held_up_by(do: str, times: int = 3) -> Doctor:
+    """From the first fill of the first round trip on a stop is sent every 1.5 s, and a fault holds each up for 9 s."""
+
+    def doctor(found: Evidence) -> Evidence:
+        at = venue_rows(found.truth, "fill", "-1e1")[0]
+        begun, post = found.truth[at]["time"], replace(found.requests[-1], method="POST", path="/fapi/v1/algoOrder")
+        sent = [begun + 1_500 * number for number in range(times)]
+        faults = [{"time": t, "kind": "fault", "do": do, "struck": "POST /fapi/v1/algoOrder"} for t in sent]
+        late = {"status": 400, "code": -2021, "durable": True}
+        posts = [
+            replace(post, sent=t, arrived=t, answered=t + 9_000, client_id=f"vt-sim-1s{90 + n}", **late)
+            for n, t in enumerate(sent)
+        ]
+        requests = sorted([*found.requests, *posts], key=lambda each: each.sent)
+        return replace(found, truth=[*found.truth[:at], *faults, *found.truth[at:]], requests=requests)
+
+    return doctor
+
+
 def forgotten(after: int = 0) -> Doctor:
     """So long after the first fill of the first round trip the exchange forgets the stops of the symbol."""
 
@@ -821,6 +853,12 @@ DOCTORED: list[Case] = [
     ("uncovered for 2.1 s without a fault", bare_for(2_100), {"O5 uncovered"}),
     ("uncovered for 5.1 s under faults", both(bare_for(5_100), struck("slow", row="B1")), {"O5 uncovered"}),
     ("uncovered for 8.1 s after a death", both(bare_for(9_100), died(1_000)), {"O5 uncovered"}),
+    (
+        "uncovered for 9 s, one stop of which was held up",
+        both(bare_for(9_000), held_up_by("late", 1)),
+        {"O5 uncovered"},
+    ),
+    ("uncovered for 9 s, and late by no fault", both(bare_for(9_000), held_up_by("duplicate")), {"O5 uncovered"}),
     ("7.1 s where packets take 1 s more", both(bare_for(7_100), struck("slow", by_s=1.0)), {"O5 uncovered"}),
     ("uncovered since before one was forgotten", both(bare_for(9_000), forgotten(1_000)), {"O5 uncovered"}),
     ("uncovered after an expiry that was told", both(bare_for(9_000), expired("market aggTrade")), {"O5 uncovered"}),
@@ -897,6 +935,7 @@ DOCTORED: list[Case] = [
     ("a request in a Retry-After", asking(1, retry_after_s=100_000, status=429), {"O10 impatient"}),
     ("too much weight is used", asking(3, used_weight=1_921), {"O10 weight"}),
     ("a ban is provoked", asking(3, status=418), {"O10 banned"}),
+    ("a ban is provoked just before one that was planned", banned_on_the_way(1), {"O10 banned"}),
     # O11: bars
     ("a bar's volume is one lot off", telling("Bar", 30, volume=15_001), {"O11 bar differs"}),
     ("a bar is not journaled", without("Bar", -1), {"O11 bar missing"}),
@@ -997,6 +1036,11 @@ SILENT: list[tuple[str, Doctor]] = [
         "uncovered for 9 s in the minute after a 429 that does not say how long it lasts",
         both(bare_for(9_000), blocked_at_the_first_fill),
     ),
+    (
+        "uncovered for 9 s of which faults hold up what protects for 5",
+        both(bare_for(9_000), held_up_by("delay_request")),
+    ),
+    ("likewise where the exchange holds it back", both(bare_for(9_000), held_up_by("late"))),
     ("uncovered for 7 s after a death", both(bare_for(9_000), died(2_000))),
     ("news that is told twice", both(twice("OrderUpdate", 3), twice("AlgoUpdate", 2), twice("AccountUpdate", 1))),
     (
@@ -1017,6 +1061,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a stop cancelled by hand where that is ignored", both(setting(on_manual="ignore"), cancelled_by_hand)),
     ("leverage that was changed by hand, and back", both(a_leverage(5), a_leverage(3))),
     ("a ban that was planned", both(asking(3, status=418), struck("ban", code=418))),
+    ("a ban that began while the request was held up", banned_on_the_way(0)),
     ("a Retry-After that is heeded", asking(-1, retry_after_s=60, status=429)),
     ("trades that were lost, in bars that say so", both(of_journal(lost_trades), tainted_as_lost)),
     ("a refusal while a cancel is on its way", refused_after_cancel(5_000)),
