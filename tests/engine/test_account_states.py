@@ -22,7 +22,7 @@ from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, FakeBinance, Say, e
 from voltrade.config import Config
 from voltrade.engine import modes
 from voltrade.engine.demo_check.passed import exchange_version, keep_passed
-from voltrade.engine.doctor import examine
+from voltrade.engine.doctor import _threshold, examine
 from voltrade.engine.engine import Engine
 from voltrade.engine.engine_process import run as run_engine
 from voltrade.engine.permission import confirmation_text
@@ -156,7 +156,10 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "other assets beside it": (lambda a: a.holds(held("USDT", "10000"), held("BNB", "1.5")), {}, ""),
     "a stop of our last session": (lambda a: a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")]), {}, ""),
     "what our last session left": (lambda a: a.position("0.004"), {"left": 4}, ""),
+    "what it left, and its margin": (
+        lambda a: (a.holds(held("USDT", "10000", "9940")), a.position("0.004")), {"left": 4}, ""),
     "a part of what it left": (lambda a: a.position("0.003"), {"left": 4}, ""),
+    "what it left, counted in larger steps": (lambda a: a.position("0.010"), {"left": 1, "step": "0.01"}, ""),
     "an entry that it had sent has filled": (lambda a: a.position("0.004"), {"left": 0, "entry": 4}, ""),
     "the rest of an entry has filled": (lambda a: a.position("-0.006"), {"left": -2, "entry": -4}, ""),
     "less capital than the wallet": (lambda a: a.holds(held("USDT", "5000")), {"capital": 4_000}, ""),
@@ -227,6 +230,14 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "defaults, to be set, and a key that may withdraw": (
         lambda a: (a.settings("CROSSED", 20), a.rights(enableWithdrawals=True)), {"apply_account_settings": True},
         "key rights: .*was it may withdraw.*margin type: must be isolated"),
+    "defaults, to be set, and a position in another symbol": (
+        lambda a: (a.settings("CROSSED", 20), a.holds(held("USDT", "10000"), positions=OTHER)),
+        {"apply_account_settings": True}, "margin type: must be isolated.*other symbols: .*was -0.5 ETH"),
+    "defaults, to be set, and a stop of our last session": (
+        lambda a: (a.settings("CROSSED", 20), a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")])),
+        {"apply_account_settings": True}, r"margin type: must be isolated \(close position and orders, then set it\)"),
+    "orders that can not be read": (
+        lambda a: a.denies("/fapi/v1/openOrders", -1002, "no", 403), {}, "fapiPrivateGetOpenOrders: .*code -1002"),
     "a key of another address": (
         lambda a: a.denies("/fapi/v3/balance", -2015, "Invalid API-key, IP, or permissions", 401), {}, "code -2015"),
 }  # fmt: skip
@@ -274,7 +285,7 @@ def live(**parameters: Any) -> Config:
     return config.changed(confirmation=confirmation_text(config, ACCOUNT, datetime.now(UTC)))
 
 
-def leave_position(fake: FakeBinance, lots: int, run: Path, entry: int = 0) -> None:
+def leave_position(fake: FakeBinance, lots: int, run: Path, entry: int = 0, step: str = "0.001") -> None:
     """Save in the ledger what the account's last session left: signed lots, and those of an entry on its way."""
     ledger = Ledger.open(accounts_home(os.environ), f"{fake.rest} sgTest", "live", run)
     ledger.begin("monday", run, None)
@@ -288,7 +299,7 @@ def leave_position(fake: FakeBinance, lots: int, run: Path, entry: int = 0) -> N
     }
     done = {**sent, "state": "FILLED", "quantity": 90, "filled": 90}
     orders = {"open_position": {"orders": [sent, done, {**sent, "purpose": "s"}]}} if entry else {"open_position": None}
-    saved = {"quantity": lots, "orders": orders}
+    saved = {"quantity": lots, "orders": orders, "step_size": step}
     ledger.save_final_state("head", {"symbol_states": {"BTCUSDT": saved}, "breaker": breaker})
     ledger.close()
 
@@ -312,7 +323,7 @@ def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str,
     given = dict(parameters)
     happens(Account(fake))
     if "left" in given:
-        leave_position(fake, given.pop("left"), run, given.pop("entry", 0))
+        leave_position(fake, given.pop("left"), run, given.pop("entry", 0), given.pop("step", "0.001"))
     config = live(**given)
 
     checks = asyncio.run(examine(config, os.environ))
@@ -364,6 +375,13 @@ def test_a_position_of_ours_is_looked_after_whatever_is_wrong(
     monkeypatch.setattr(Engine, "_begin", begin)
     assert start(run, live())["error"] == PASSED
     assert re.match(why, began[0]), began
+
+
+@pytest.mark.parametrize(("mode", "ok"), [("paper", True), ("demo", False), ("live", False)])
+def test_doctor_wants_a_threshold_that_is_given_where_a_start_does(mode: str, ok: bool) -> None:
+    row = _threshold(Config.from_parameters(mode=mode))
+    assert (row.ok, "BTCUSDT's own 730" in row.found) == (ok, True)
+    assert _threshold(Config.from_parameters(mode=mode, threshold=450)).ok
 
 
 def beside(run: Path) -> Path:
