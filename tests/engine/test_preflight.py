@@ -13,6 +13,7 @@ from support.builders import an_instrument
 from test_summary import MINUTE, NOON, left_behind
 
 from voltrade.config import Config
+from voltrade.engine.checks import Check
 from voltrade.engine.preflight import _compiled, preflight, used_limits
 from voltrade.model import DAY_MS, MONEY, PositionReport, Snapshot
 
@@ -41,25 +42,36 @@ def test_a_fresh_account_has_used_none() -> None:
     assert used_limits(Config(), left, NOON, "USDT").found == "none"
 
 
-async def no_offset() -> int:
-    return 0
+def table_of_a_run_that_goes_on(ahead_ms: int = 0) -> dict[str, Check]:
+    """Make the table with a wiring whose gateway can do nothing at all, and a clock that is so far ahead."""
 
+    async def offset() -> int:
+        return ahead_ms
 
-def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing() -> None:
-    """It trades already; the gateway of this wiring can do nothing at all."""
     wiring: Any = SimpleNamespace(
         config=Config().changed(apply_account_settings=True),
         endpoint=SimpleNamespace(rest="https://fapi.binance.com"),
         exchange=SimpleNamespace(aiohttp_proxy=None),
-        rest=SimpleNamespace(clock_offset=no_offset),
+        rest=SimpleNamespace(clock_offset=offset),
         **dict.fromkeys(("instrument", "filters"), an_instrument("BTCUSDT")),
         **{"fingerprint": "abc", "allowed_by": "a person", "denied": "", "ceilings": "", "gateway": None},
     )
     flat = PositionReport("BTCUSDT", 0, "0")
     read = Snapshot(NOON, "BTCUSDT", 10_000 * MONEY, 10_000 * MONEY, 50_000, 20_000, 20, "cross", False, flat)
-    checks = {row.item: row for row in asyncio.run(preflight(wiring, is_new=False, snapshot=read))}
+    return {row.item: row for row in asyncio.run(preflight(wiring, is_new=False, snapshot=read))}
+
+
+def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing() -> None:
+    """It trades already."""
+    checks = table_of_a_run_that_goes_on()
     assert (checks["leverage"].found, checks["leverage"].ok) == ("20", False)
     assert (checks["wallet"].found, checks["clock"].ok) == ("10,000.00", True)
+
+
+@pytest.mark.parametrize(("ahead_ms", "ok"), [(1_000, True), (1_001, False), (-1_000, True), (-1_001, False)])
+def test_a_clock_that_is_a_second_off_either_way_starts_nothing(ahead_ms: int, ok: bool) -> None:
+    row = table_of_a_run_that_goes_on(ahead_ms)["clock"]
+    assert (row.found, row.ok) == (f"{ahead_ms:+,} ms", ok)
 
 
 @pytest.mark.parametrize(
