@@ -20,6 +20,7 @@ from voltrade.engine.authorisation import authorise, hashes_of
 from voltrade.engine.permission import check_permitted, confirmation_text, permit, permit_resumed
 from voltrade.errors import ConfigError
 from voltrade.exchange.credentials import Credentials
+from voltrade.strategy.rule_file import keep_rule
 
 KEYS = {"VOLTRADE_API_KEY": "a-key-of-thirty-two-letters-and-up", "VOLTRADE_API_SECRET": "a-secret-0123456789"}
 ACCOUNT = Credentials.load(KEYS).fingerprint
@@ -97,7 +98,10 @@ def test_a_run_that_goes_on_needs_the_keys_that_it_was_begun_with_and_no_word_of
         resumed(yesterday, {**KEYS, "VOLTRADE_API_KEY": "another"})
     with pytest.raises(ConfigError, match="VOLTRADE_API_KEY: must be set"):
         resumed(yesterday, {})
-    assert resumed(Config.from_parameters(mode="demo"), KEYS).denied == ""
+    demo = Config.from_parameters(mode="demo")
+    assert resumed(demo, KEYS).denied == ""
+    with pytest.raises(ConfigError, match=f"keys: must be those of account {ACCOUNT}"):
+        resumed(demo, {**KEYS, "VOLTRADE_API_KEY": "another"})
 
 
 # --- authorisation files ----------------------------------------------------------------------------------------------
@@ -179,6 +183,14 @@ def test_a_file_that_is_no_object_of_json_allows_nothing(tmp_path: Path, text: s
         permit(a_config(), environment, NOW)
 
 
+def test_a_field_that_a_file_has_twice_allows_nothing(tmp_path: Path) -> None:
+    """Who reads the file sees the lower ceiling; the last one would count."""
+    environment, path = a_file(tmp_path), tmp_path / "authorisation.json"
+    path.write_text(path.read_text().replace("{", '{"max_leverage": "1", ', 1))
+    with pytest.raises(ConfigError, match="can't be read as an authorisation: must have each field once"):
+        permit(a_config(), environment, NOW)
+
+
 @pytest.mark.parametrize(
     ("changed", "rule"),
     [
@@ -238,9 +250,16 @@ def test_a_pinned_file_allows_one_rule_and_one_set_of_trading_settings(tmp_path:
         permit(config.changed(stop_atr=2.5), environment, NOW)
     with pytest.raises(ConfigError, match=r"rule_sha256 of the session must be .*was 'none'"):
         permit(a_config(), environment, NOW)
+    keep_rule(config, tmp_path / "run")
     rule.write_text(rule.read_text() + "# edited\n")
     with pytest.raises(ConfigError, match="rule_sha256 of the session must be"):
         permit(config, environment, NOW)
+    assert permit(config, environment, NOW, tmp_path / "run")  # the copy is what trades
+    keep_rule(config, tmp_path / "later")
+    rule.write_text(rule.read_text().removesuffix("# edited\n"))
+    with pytest.raises(ConfigError, match="rule_sha256 of the session must be"):
+        permit(config, environment, NOW, tmp_path / "later")
+    assert "rule_sha256 of the session" in permit_resumed(config, ACCOUNT, environment, NOW, tmp_path / "later").denied
 
 
 def test_a_run_that_goes_on_trades_on_only_by_a_file_that_allows_it_still(tmp_path: Path) -> None:
