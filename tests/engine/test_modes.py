@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,3 +113,24 @@ def test_an_accounts_name_is_asked_for_where_a_run_that_goes_on_does_not_know_it
     wiring = asyncio.run(modes._wire_binance(config, Permission(Credentials("k", "s"), "fingerprint", "test"), known))
     assert wiring.account == "https://fapi.binance.com sgTest"
     assert exchange.asked == asked
+
+
+@pytest.mark.parametrize("known", [Known(an_instrument("BTCUSDT"), "fingerprint"), None])
+def test_a_session_is_permitted_by_its_runs_copy_of_the_rule_and_what_the_permission_says_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known: Known | None
+) -> None:
+    permission = Permission(Credentials("k", "s"), "fingerprint", "a file", "leverage 5", "expired")
+    judged: list[object] = []
+
+    def permit(*given: object) -> Permission:
+        judged.append(given[-1])
+        return permission
+
+    async def wired(config: Config, endpoint: Endpoint, *_: Any) -> Any:
+        return SimpleNamespace(rest=Exchange(), endpoint=endpoint, account="", exchange=None)
+
+    monkeypatch.setattr(modes, "permit_resumed" if known else "permit", permit)
+    monkeypatch.setattr(modes, "_wire", wired)
+    wiring = asyncio.run(modes.wire(Config.from_parameters(mode="live"), tmp_path, {}, known=known))
+    assert judged == [tmp_path]
+    assert (wiring.allowed_by, wiring.ceilings, wiring.denied) == ("a file", "leverage 5", "expired")
