@@ -60,10 +60,13 @@ class Exchange:
         return list(self.seen[first : first + limit].rows())
 
 
-def load(exchange: Exchange, config: Config, known_id: int = 0, needed: int = 12) -> tuple[History, list[Progress]]:
+def load(
+    exchange: Exchange, config: Config, known_id: int = 0, needed: int = 12, newer: int = 0
+) -> tuple[History, list[Progress]]:
+    """Load what is wanted; the exchange has so many newer trades, which come by the stream."""
     told: list[Progress] = []
     loader = Loader(exchange, config, INSTRUMENT, exchange.clock, told.append)  # type: ignore[arg-type]
-    last_id = int(exchange.seen.id[-1])
+    last_id = int(exchange.seen.id[-1 - newer])
     return asyncio.run(loader.load(last_id, known_id, needed)), told
 
 
@@ -114,10 +117,12 @@ def test_no_more_is_loaded_than_the_bars_need(needed: int) -> None:
     assert told[-1].left_s == 0
 
 
-def test_klines_that_differ_from_the_trades_are_not_believed() -> None:
+@pytest.mark.parametrize("lots", [1_000_000, 100])
+def test_klines_that_differ_from_the_trades_are_not_believed(lots: int) -> None:
+    """100 lots are half a hundredth of a usual minute."""
     config = Config.from_parameters(threshold=10)
     end = len(TAPE) - 10
-    history, _ = load(Exchange(end, wrong_minutes=1_000_000), config)
+    history, _ = load(Exchange(end, wrong_minutes=lots), config)
     assert history.resume_point is None
     assert history.doubt == ""
     today = int(TAPE.time[end - 1]) // 86_400_000
@@ -154,6 +159,13 @@ def test_an_engine_that_comes_back_reads_what_it_missed() -> None:
     history, _ = load(Exchange(30_000), config, known_id=int(TAPE.id[27_499]))
     assert history.resume_point is None
     assert (int(history.trades.id[0]), len(history.trades)) == (int(TAPE.id[27_500]), 2_500)
+
+
+@pytest.mark.parametrize("known_id", [0, int(TAPE.id[27_499])])
+def test_trades_that_come_by_the_stream_are_not_loaded_too(known_id: int) -> None:
+    history, told = load(Exchange(30_000), Config.from_parameters(threshold=10), known_id, newer=300)
+    assert int(history.trades.id[-1]) == int(TAPE.id[29_699])
+    assert told[-1].loaded == told[-1].total
 
 
 def test_one_that_was_away_for_long_begins_its_bars_anew() -> None:
