@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
 from functools import cache
@@ -18,15 +19,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from voltrade import exchange
 from voltrade.config import Config
 from voltrade.data.synthetic import synthetic_market
-from voltrade.engine.demo_check import money, stops
+from voltrade.engine.demo_check import check, market, money, orders, private_stream, stops
 from voltrade.engine.demo_check.check import FRAMES, REPORT, VERDICTS, check_exchange
+from voltrade.engine.demo_check.context import CheckContext
+from voltrade.engine.demo_check.frames import Frame, FrameRecord
 from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed, last_passed, passed_check
-from voltrade.engine.demo_check.report import QUESTIONS, Report
-from voltrade.errors import ConfigError, SessionError
-from voltrade.exchange.account_facts import SymbolFacts
+from voltrade.engine.demo_check.report import QUESTIONS, Report, Row
+from voltrade.errors import ConfigError, ExchangeError, SessionError
+from voltrade.exchange.account_facts import AccountFacts, SymbolFacts
+from voltrade.exchange.binance import LIVE, connect
+from voltrade.exchange.client import Response as Answer
+from voltrade.exchange.credentials import Credentials
 from voltrade.model import DAY_MS, Trades
+from voltrade.runs.ledger import Ledger
+from voltrade.runs.ledger_file import accounts_home
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.venue.faults import Fault
 from voltrade.venue.requests import Params, Response
@@ -310,6 +319,14 @@ def test_whatever_fails_the_clean_up_goes_on_and_says_what_is_left(monkeypatch: 
     assert left == "orders unknown (TypeError: string indices must be integers), 2 conditional orders"
 
 
+def test_a_short_position_is_bought_back() -> None:
+    wreck = Wreck()
+    wreck.held = Decimal("-0.004")
+    with pytest.raises(AttributeError, match="the answer was no order"):
+        asyncio.run(money._close_position(wreck))  # type: ignore[arg-type]
+    assert wreck.sold == ["BUY 4 true"]
+
+
 class SlowBooks(Wreck):
     """An account that traded weeks ago, and whose wallet shows the last fee only when it is looked at again."""
 
@@ -321,7 +338,7 @@ class SlowBooks(Wreck):
 
     async def read(self, call: str, **params: Any) -> Any:
         if call == "fapiPrivateGetIncome":
-            return []
+            return [{"incomeType": "COMMISSION", "income": "-0.5"}, {"incomeType": "FUNDING_FEE", "income": "-0.25"}]
         trades = [(3, 1_000, "7"), (4, 6_000, "0.5")]  # as Binance: from an id on, all of three months
         rows = [{"id": number, "time": at, "realizedPnl": "0", "commission": fee} for number, at, fee in trades]
         since = params.get("startTime", 0)
@@ -329,7 +346,7 @@ class SlowBooks(Wreck):
 
     async def wallet(self) -> Decimal:
         self.looks += 1
-        return Decimal("99.5") if self.looks > 2 else Decimal(100)
+        return Decimal("99.25") if self.looks > 2 else Decimal(100)
 
     def row(self, part: str, item: str, expected: str, found: str, ok: bool) -> None:
         self.rows[item] = ok
@@ -355,6 +372,245 @@ def test_what_has_no_account_can_not_be_checked(tmp_path: Path) -> None:
         asyncio.run(check_exchange(Config.from_parameters(mode="demo"), KEYS, tmp_path / "there"))
     with pytest.raises(ConfigError, match="confirmation: must be"):
         asyncio.run(check_exchange(Config.from_parameters(mode="live"), KEYS, tmp_path / "live"))
+
+
+# --- parts of the check -----------------------------------------------------------------------------------------------
+
+
+TRADE = {"e": "aggTrade", "E": 1, "s": "BTCUSDT", "a": 7, "p": "50000.0", "q": "0.004", "T": 1, "m": True}
+
+
+class Told:
+    """A contact that is told what the exchange says, and keeps its rows and what was asked."""
+
+    symbol, instrument, now, lots = "BTCUSDT", shipped_instrument("BTCUSDT"), 0, 4
+    record, users, is_flat = None, (SimpleNamespace(frames=()),), True
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers, self.asked, self.rows = answers, list[tuple[str, dict[str, Any]]](), dict[str, str]()
+        self.report = SimpleNamespace(rows=[])
+        rest = SimpleNamespace(ask=self.ask, listen_key=self.listen_key)
+        endpoint = SimpleNamespace(stream="ws://127.0.0.1:1")
+        config = Config.from_parameters(mode="live", leverage=5)
+        self.wiring = SimpleNamespace(rest=rest, exchange=None, endpoint=endpoint, config=config)
+
+    async def ask(self, call: str, params: Any = None, **more: Any) -> Answer:
+        self.asked.append((call, {**(params or {}), **more}))
+        return Answer(200, 0, "", self.answers.get(call, {}))
+
+    async def read(self, call: str, **params: Any) -> Any:
+        return (await self.ask(call, params)).body
+
+    async def listen_key(self) -> str:
+        return "k"
+
+    async def touch(self) -> tuple[Decimal, Decimal]:
+        return Decimal(50_000), Decimal(50_001)
+
+    async def stop(self, *given: Any) -> Answer:
+        return await self.ask("stop")
+
+    async def event(self, *given: Any, **more: Any) -> Frame:
+        return Frame(1, {})
+
+    def events_of(self, name: str) -> list[Frame]:
+        return [Frame(1, {"e": "ALGO_UPDATE", "o": {"caid": name, "X": "FINISHED"}})]
+
+    async def within_position(self, wanted: Decimal, seconds: float) -> bool:
+        return self.is_flat
+
+    async def within(self, condition: Callable[[], Any], seconds: float) -> bool:
+        return bool(condition())
+
+    @asynccontextmanager
+    async def part(self, name: str) -> AsyncIterator[None]:
+        yield
+
+    def new_name(self, letter: str) -> str:
+        return f"vt-check-1{letter}"
+
+    def answer(self, question: str, seen: str) -> None:
+        """It is not asked for."""
+
+    def row(self, part: str, item: str, expected: str, found: str, ok: Any = True, took_ms: int = 0) -> bool:
+        self.rows[item] = ok if isinstance(ok, str) else "ok" if ok else "failed"
+        return self.rows[item] != "failed"
+
+
+class Says:
+    """A listener to which the exchange says one thing of each kind: marks are malformed."""
+
+    error = ""
+
+    def __init__(self, *given: Any) -> None:
+        """It dials nobody."""
+
+    async def open(self, *streams: str) -> None:
+        """It is open."""
+
+    async def close(self) -> None:
+        """It is closed."""
+
+    async def first(self, matches: Callable[[Frame], bool], within_s: float, since: int = 0) -> Frame:
+        kinds = ("markPriceUpdate", "bookTicker", "ACCOUNT_CONFIG_UPDATE")
+        frames = [Frame(0, each) for each in (TRADE, *({"e": kind} for kind in kinds))]
+        return next(filter(matches, frames))
+
+
+@pytest.mark.parametrize(
+    ("holds", "lots", "wrong", "may"),
+    [
+        ({}, 0, False, True),
+        ({"positions": {"BTCUSDT": Decimal("0.004")}}, 0, False, False),
+        ({"orders": (("BTCUSDT", "vt-monday-1s1"),)}, 0, False, False),  # a session's stop, which it would cancel
+        ({}, 4, False, False),
+        ({}, 0, True, False),
+    ],
+)
+def test_no_order_is_sent_where_a_row_is_wrong_or_the_account_holds_anything(
+    holds: dict[str, Any], lots: int, wrong: bool, may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def facts(rest: Any) -> AccountFacts:
+        return AccountFacts(**{"can_trade": True, "assets": {}, "positions": {}, "orders": (), **holds})
+
+    monkeypatch.setattr(check, "account_facts", facts)
+    contact: Any = Told()
+    contact.report.rows = [Row("account", "wallet", "", "", "failed")] if wrong else []
+    snapshot: Any = SimpleNamespace(position=SimpleNamespace(quantity=lots))
+    assert asyncio.run(check._may_trade(contact, snapshot)) is may
+    assert contact.rows["orders may be sent"] == ("ok" if may else "failed")
+
+
+def test_a_part_that_ends_in_an_error_fails_the_check() -> None:
+    """Also a clean-up that may have left something."""
+    report = Report("", "BTCUSDT", "", has_traded=True)
+    wiring: Any = SimpleNamespace(exchange=SimpleNamespace(redact=str), clock=lambda: 1)
+    contact = CheckContext(wiring, report, wiring, lambda row: None, "1")
+
+    async def story(error: Exception) -> None:
+        async with contact.part("stops"):
+            raise error
+
+    for error in (ExchangeError("no"), KeyError("X"), TimeoutError(), ValueError("no number")):
+        asyncio.run(story(error))
+        assert report.rows.pop().verdict == "failed"
+
+
+def test_messages_that_trading_can_not_read_fail_their_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(market, "Listener", Says)
+    contact: Any = Told()
+    asyncio.run(market.check_streams(contact, "ws://127.0.0.1:1", True))
+    own = {"aggTrade": "ok", "markPriceUpdate": "failed", "bookTicker": "ok"}
+    assert own.items() <= contact.rows.items()
+
+
+def test_the_largest_order_that_a_session_may_send_is_the_one_that_is_checked() -> None:
+    contact: Any = Told()
+    asyncio.run(orders.check_sizes(contact))
+    sizes = [params["quantity"] for call, params in contact.asked if call == "fapiPrivatePostOrderTest"]
+    assert sizes == ["0.400", "120.000"]  # capital x max_notional_multiple of 20,000 at 50,000
+
+
+def test_a_stop_that_is_not_open_by_query_fails() -> None:
+    for status, verdict in (("NEW", "ok"), ("REJECTED", "failed"), ("EXPIRED", "failed"), ("", "failed")):
+        contact: Any = Told(fapiPrivateGetAlgoOrder={"algoStatus": status})
+        asyncio.run(stops._place(contact, "stop", Decimal(40_000), 4))
+        assert contact.rows["stop by query"] == verdict
+
+
+def test_a_triggered_stop_that_leaves_a_position_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def triggered(contact: Any, lots: int) -> str:
+        return "vt-check-1s"
+
+    monkeypatch.setattr(stops, "_trigger", triggered)
+    contact: Any = Told()
+    for contact.is_flat, verdict in ((True, "ok"), (False, "failed")):
+        asyncio.run(stops._check_trigger(contact, 4, {}))
+        assert contact.rows["its fill closes the position"] == verdict
+
+
+def test_a_check_that_saw_no_trade_or_a_gap_fails() -> None:
+    for seen, verdict in (([7, 8, 9], "ok"), ([], "failed"), ([7, 9], "failed"), ([8, 7], "failed")):
+        contact: Any = Told()
+        contact.market = SimpleNamespace(frames=[Frame(0, {**TRADE, "a": number}) for number in seen])
+        asyncio.run(market.check_ids(contact))
+        assert contact.rows["trade ids"] == verdict
+
+
+def test_the_account_is_cleaned_up_once_more_for_an_order_whose_answer_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[object] = []
+
+    async def flatten(contact: Any) -> None:
+        steps.append("flat")
+
+    async def sleep(seconds: float) -> None:
+        steps.append(seconds)
+
+    monkeypatch.setattr(money, "flatten", flatten)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(check._clean_up(Told()))  # type: ignore[arg-type]
+    assert steps == ["flat", check.LATE_S, "flat"]
+
+
+def test_no_check_begins_while_a_session_trades_the_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, closed = Config.from_parameters(mode="demo"), list[str]()
+
+    async def close() -> None:
+        closed.append("wiring")
+
+    async def wired(*given: Any) -> Any:  # it can do nothing else
+        return SimpleNamespace(config=config, account="demo sgTest", close=close)
+
+    monkeypatch.setattr(check, "wire", wired)
+    session = Ledger.open(accounts_home(os.environ), "demo sgTest", "demo", tmp_path)
+    with pytest.raises(SessionError, match="another engine trades it"):
+        asyncio.run(check_exchange(config, KEYS, tmp_path / "check"))
+    session.close()
+    assert closed == ["wiring"]
+
+
+def test_the_recovery_sets_no_leverage_above_the_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An authorisation may allow no more; and it is set back."""
+    monkeypatch.setattr(private_stream, "Listener", Says)
+    contact: Any = Told()
+    asyncio.run(private_stream._recover(contact))
+    set_ = [params["leverage"] for call, params in contact.asked if call == "fapiPrivatePostLeverage"]
+    assert (max(set_), set_[-1]) == (5, 5)
+    assert contact.rows["recovery of the stream"] == "ok"
+
+
+def test_the_record_has_no_key_and_no_address(tmp_path: Path) -> None:
+    client = connect(LIVE, Credentials(KEY, SECRET), lambda: 1, 5_000)
+    client.add_secret("listen-key-7")
+    record = FrameRecord(tmp_path / FRAMES, client)
+    text = f"Invalid API-key {KEY}, IP, or permissions for action, request ip: 203.0.113.77"
+    record.on_answer("fapiPrivateGetOrder", {"apiKey": "another", "secret": SECRET}, Answer(401, -2015, text))
+    record.on_answer("fapiPrivatePostListenKey", {}, Answer(200, 0, "", {"listenKey": "listen-key-7"}))
+    record.write("frame", stream="private", body={"e": "listenKeyExpired", "listenKey": "listen-key-7"})
+    record.close()
+    path = tmp_path / FRAMES
+    written = path.read_text()
+    assert written.count("***") >= 5
+    assert not [word for word in (KEY, SECRET, "another", "203.0.113.77", "listen-key-7") if word in written]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "has_traded", "is_kept"),
+    [("demo", True, True), ("live", True, True), ("sim", True, False), ("demo", False, False)],
+)
+def test_only_a_passed_check_of_binance_itself_is_kept(
+    endpoint: str, has_traded: bool, is_kept: bool, tmp_path: Path
+) -> None:
+    """A simulated venue stands in for the demo, too; what it passes says nothing of Binance."""
+    config = Config.from_parameters(mode="demo")
+    wiring: Any = SimpleNamespace(endpoint=SimpleNamespace(name=endpoint), clock=lambda: NOW, config=config)
+    report = Report("https://", "BTCUSDT", exchange_version(), KIND, has_traded=has_traded)
+    environment = {"VOLTRADE_STATE": str(tmp_path)}
+    check._save(report, tmp_path, wiring, environment)
+    assert (last_passed(exchange_version(), KIND, environment) is not None) is is_kept
 
 
 # --- what mode live wants ---------------------------------------------------------------------------------------------
@@ -401,8 +657,22 @@ def test_a_check_that_others_may_write_does_not_count(tmp_path: Path) -> None:
     path.chmod(0o666)
     assert last_passed(exchange_version(), KIND, environment) is None
     path.chmod(0o600)
+    path.parent.chmod(0o777)  # whoever may write there can put another file in its place
+    assert last_passed(exchange_version(), KIND, environment) is None
+    path.parent.chmod(0o700)
+    assert last_passed(exchange_version(), KIND, environment) is not None
     path.write_text("{")
     assert last_passed(exchange_version(), KIND, environment) is None
+
+
+def test_a_check_of_other_code_that_speaks_to_the_exchange_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "__path__", [str(tmp_path)])
+    (tmp_path / "rest.py").write_text("LIMIT = 1")
+    checked = exchange_version()
+    (tmp_path / "rest.py").write_text("LIMIT = 2")
+    assert exchange_version() != checked
 
 
 def test_the_kind_of_an_account_is_what_its_orders_depend_on() -> None:
