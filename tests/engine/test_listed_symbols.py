@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.builders import an_instrument
 
 from voltrade.config import Config
 from voltrade.engine.account_checks import contract
 from voltrade.errors import ConfigError, DataError
-from voltrade.exchange.account_facts import symbol_facts_of
+from voltrade.exchange.account_facts import least_lots, symbol_facts_of
 from voltrade.exchange.filters import instrument_of
 from voltrade.model import Instrument
 
@@ -94,6 +97,15 @@ def test_a_quarterly_is_traded_only_by_a_session_that_ends_before_its_delivery(
         ("CURRENT_QUARTER", current): 2,
         ("NEXT_QUARTER", next_): 2,
     }
+
+
+@pytest.mark.parametrize(("price", "lots"), [(60_000, 2), (50_000, 3), (200_000, 1), (100, 1_100)])
+def test_the_smallest_order_is_a_tenth_above_the_least_notional_and_has_the_least_quantity(
+    price: int, lots: int
+) -> None:
+    instrument = an_instrument()
+    assert least_lots(instrument, Decimal(price)) == lots
+    assert least_lots(replace(instrument, min_quantity=2_000), Decimal(price)) == 2_000
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSD", "BTCUSDT", "1000SHIBUSDT", "BTCUSDT_260327", "4USDT"])
