@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -12,6 +13,7 @@ from support.fake_binance import KEY, FakeBinance, Say
 from test_binance import a_harness, an_intent
 
 from voltrade.config import Config
+from voltrade.engine.contact.frames import FrameRecord, Listener
 from voltrade.engine.modes import reach
 from voltrade.errors import ConfigError, ExchangeError
 from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, Endpoint, connect, endpoint_of, exchange_of
@@ -121,6 +123,25 @@ def test_a_websocket_that_is_redirected_is_not_opened() -> None:
     beside_a_stranger(story)
 
 
+def test_the_checks_own_websockets_go_to_the_exchange_only_and_follow_no_redirect(tmp_path: Path) -> None:
+    """Their address has the listen key."""
+
+    async def story(stranger: Stranger) -> None:
+        async with a_harness() as harness:
+            moved = Say(307, "", {"Location": f"{stranger.address}/private/ws?listenKey=k"})
+            harness.fake.always["GET", "/private/moved"] = moved
+            record = FrameRecord(tmp_path / "frames.jsonl", harness.exchange)
+            for host in (harness.fake.stream, stranger.address.replace("http", "ws", 1)):
+                listener = Listener("private", f"{host}/private/moved?listenKey=k", harness.exchange, record)
+                await listener.open()
+                assert listener.error.startswith("Misdirected: ")
+                await listener.close()
+            record.close()
+        assert stranger.heard == []
+
+    beside_a_stranger(story)
+
+
 # --- hosts ------------------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +210,9 @@ def test_a_proxy_is_that_of_other_programs(
     assert proxy_of("http://127.0.0.1:8") == ""
 
 
-@pytest.mark.parametrize("proxy", ["socks5://me:hidden@proxy:1080", "https://proxy:443", "proxy:3128"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://me:hidden@proxy:1080", "socks5://me:p@hidden@proxy:1080", "https://proxy:443", "proxy:3128"]
+)
 def test_another_kind_of_proxy_is_refused_by_name_and_without_its_password(
     proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
