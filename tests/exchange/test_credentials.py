@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import pickle
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -
         Credentials.load({}, a_key_file(tmp_path, mode))
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+def test_a_key_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Whoever owns it chooses the account that is traded."""
+    path = a_key_file(tmp_path, 0o444)
+    os.chown(path, 54_321, -1)
+    with pytest.raises(ConfigError, match="keys: must be a plain file of this user's"):
+        Credentials.load({}, path)
+
+
 def test_a_key_file_that_is_a_link_or_a_folder_or_nothing_is_refused(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(a_key_file(tmp_path, 0o600))
@@ -61,6 +71,12 @@ def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
     assert len(credentials.fingerprint) == 12
     assert credentials.fingerprint != Credentials("another", SECRET).fingerprint
     assert credentials.fingerprint == Credentials(KEY, "another").fingerprint
+
+
+def test_a_file_that_is_named_counts_more_than_keys_of_the_environment(tmp_path: Path) -> None:
+    """Else keys that were left in a shell would choose the account."""
+    named = {"VOLTRADE_KEY_FILE": str(a_key_file(tmp_path, 0o600)), "VOLTRADE_API_KEY": "k", "VOLTRADE_API_SECRET": "s"}
+    assert Credentials.load(named) == Credentials(KEY, SECRET)
 
 
 BODY = base64.b64encode(bytes.fromhex("302e020100300506032b657004220420") + bytes(range(32))).decode()
