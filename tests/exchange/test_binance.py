@@ -569,6 +569,8 @@ def test_a_regular_comparison_asks_for_little_and_settings_and_fees_are_asked_fo
 def test_a_summary_holds_what_a_comparison_needs() -> None:
     async def story(harness: Harness) -> None:
         open_account(harness.fake)
+        triggered = {**ALGO_ORDER, "clientAlgoId": "vt-1s2", "algoStatus": "TRIGGERED"}  # it is an order by now
+        harness.fake.always["GET", "/fapi/v1/openAlgoOrders"] = Say(body=[ALGO_ORDER, triggered])
         summary = await harness.rest.summary("BTCUSDT")
         assert (summary.wallet, summary.position) == (100_050_000_000, 4)
         assert (summary.leverage, summary.margin_type, summary.hedge_mode) == (5, "isolated", False)
@@ -713,6 +715,15 @@ def test_an_account_that_cannot_be_read_whole_is_no_account(path: str, answer: S
     on_a_harness(story)
 
 
+def test_an_answer_of_200_with_a_code_of_failure_is_no_answer() -> None:
+    async def story(harness: Harness) -> None:
+        harness.fake.will("GET", "/fapi/v1/openOrders", Say(body={"code": -1000, "msg": "An unknown error occurred"}))
+        with pytest.raises(VenueError, match="An unknown error occurred, code -1000"):
+            await harness.rest.read("fapiPrivateGetOpenOrders", {"symbol": "BTCUSDT"})
+
+    on_a_harness(story)
+
+
 BALANCE = "/fapi/v3/balance"
 
 
@@ -780,6 +791,30 @@ def test_the_clocks_are_compared() -> None:
     async def story(harness: Harness) -> None:
         harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 700})
         assert await harness.rest.clock_offset() == 300  # ours stands at 1000
+
+    on_a_harness(story)
+
+
+def test_a_block_ends_when_the_exchange_says_though_our_clock_was_ahead() -> None:
+    async def story(harness: Harness) -> None:
+        harness.exchange.blocked_until, harness.rest.timestamp_correction_ms = 90_000, 7_000
+        harness.rest.on_clock_corrected(30_000)
+        assert (harness.rest.blocked_until, harness.rest.timestamp_correction_ms) == (60_000, 0)
+
+    on_a_harness(story)
+
+
+@pytest.mark.parametrize(("used", "waits"), [(1_180, False), (1_181, True)])
+def test_earlier_trades_leave_half_of_the_weight_to_orders(used: int, waits: bool) -> None:
+    async def story(harness: Harness) -> None:
+        weight = {"X-MBX-USED-WEIGHT-1M": str(used)}
+        harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 700}, headers=weight)
+        await harness.rest.clock_offset()
+        waiting = asyncio.create_task(harness.rest.wait_for_weight(20))
+        await asyncio.sleep(0.01)
+        assert waiting.done() is not waits
+        harness.clock.now += 60_000
+        await waiting
 
     on_a_harness(story)
 
