@@ -337,6 +337,14 @@ def test_a_day_is_measured_as_by_hand() -> None:
     assert figures.atr_bps == pytest.approx([10.0] * len(BARS_MEASURED), rel=1e-3)
 
 
+def test_bars_are_ten_trades_each_however_far_the_price_moves() -> None:
+    wild = DayFigures(1_000.0, 2e6, 600.0, (5_000.0,) * len(BARS_MEASURED))
+    assert thresholds._bars_a_day(wild, Config()) == 60
+    assert thresholds._bars_a_day(replace(wild, trades=240.0), Config()) == 24
+    with pytest.raises(ConfigError, match=r"a day of 239 trades .* can't have 24 bars"):
+        thresholds._bars_a_day(replace(wild, trades=239.0), Config())
+
+
 @pytest.mark.parametrize(
     ("wanted", "bars"),
     [(64.0, 50), (16.0, 200), (8.0, 400), (128.0, 12.5), (2.0, 3_200), (0.5, 3_200), (0.0, 3_200), (32.0, 100)],
