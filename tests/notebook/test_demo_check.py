@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from voltrade.config import Config
 from voltrade.engine.demo_check.check import REPORT, VERDICTS
 from voltrade.engine.demo_check.report import Report, Row
 from voltrade.errors import SessionError
-from voltrade.notebook.demo_check import DemoCheck, _given
+from voltrade.notebook.demo_check import DemoCheck, _follow, _given
 
 
 def a_record(folder: Path, *rows: Row) -> DemoCheck:
@@ -56,6 +59,37 @@ def test_the_command_is_given_the_notebooks_settings() -> None:
     )
     arguments = _parser().parse_args(["doctor", "--trade", *_given(config)])
     assert _config(arguments) == config
+
+
+class Interrupted:
+    """A check's process; somebody interrupts the cell while its first row is printed."""
+
+    def __init__(self) -> None:
+        self.stdout, self.was_told = self._lines(), list[object]()
+
+    def _lines(self) -> Iterator[str]:
+        yield "ok  far order\n"
+        raise KeyboardInterrupt
+
+    def send_signal(self, number: int) -> None:
+        self.was_told.append(number)
+
+    def wait(self, seconds: float) -> None:
+        self.was_told.append(seconds)
+
+    def __enter__(self) -> None:
+        """It runs already."""
+
+    def __exit__(self, *_: object) -> None:
+        self.was_told.append("the end")
+
+
+def test_an_interrupted_cell_ends_the_check_and_waits_until_it_has_cleaned_up() -> None:
+    """Else it would trade on, with nobody looking."""
+    process: Any = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        _follow(process)
+    assert process.was_told == [signal.SIGINT, 120.0, "the end"]
 
 
 def test_the_command_refuses_a_check_without_keys(
