@@ -13,7 +13,7 @@ from support.fake_binance import KEY, FakeBinance, Say
 from test_binance import a_harness, an_intent
 
 from voltrade.config import Config
-from voltrade.engine.contact.frames import FrameRecord, Listener
+from voltrade.engine.demo_check.frames import FrameRecord, Listener
 from voltrade.engine.modes import reach
 from voltrade.errors import ConfigError, ExchangeError
 from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, Endpoint, connect, endpoint_of, exchange_of

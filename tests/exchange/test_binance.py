@@ -718,7 +718,7 @@ def test_an_account_that_cannot_be_read_whole_is_no_account(path: str, answer: S
 def test_an_answer_of_200_with_a_code_of_failure_is_no_answer() -> None:
     async def story(harness: Harness) -> None:
         harness.fake.will("GET", "/fapi/v1/openOrders", Say(body={"code": -1000, "msg": "An unknown error occurred"}))
-        with pytest.raises(VenueError, match="An unknown error occurred, code -1000"):
+        with pytest.raises(ExchangeError, match="An unknown error occurred, code -1000"):
             await harness.rest.read("fapiPrivateGetOpenOrders", {"symbol": "BTCUSDT"})
 
     on_a_harness(story)
