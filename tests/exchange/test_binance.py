@@ -30,7 +30,7 @@ from voltrade.exchange.binance import (
     Endpoint,
     connect,
 )
-from voltrade.exchange.client import UsdmExchange
+from voltrade.exchange.client import ORDERS_FIRST_MS, UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.rest import RequestInterrupted
 from voltrade.model import (
@@ -379,9 +379,10 @@ def test_a_refused_timestamp_sets_the_clock_and_is_signed_again_once() -> None:
     ("answer", "blocked_ms"),
     [
         (error(-1003, "Too many requests", 429, Retry_After="7"), 7_000),
-        (error(-1003, "Too many requests", 429), 60_000),
-        (error(-1003, "Too many requests", 429, Retry_After="soon"), 60_000),
-        (error(-1003, "IP banned until 1700000009000", 418), 1_700_000_009_000 - 1_700_000_000_000),
+        (error(-1003, "Too many requests", 429), 5_000),
+        (error(-1003, "Too many requests", 429, Retry_After="soon"), 5_000),
+        (error(-1003, "IP banned until 1700000009000", 429), 9_000),
+        (error(-1003, "IP banned until 1700000009000", 418), 9_000),
         (Say(418, ""), 120_000),
     ],
 )
@@ -403,6 +404,53 @@ def test_nothing_is_sent_while_the_exchange_blocks_requests(answer: Say, blocked
         harness.clock.now = start + blocked_ms
         harness.fake.will(*ALGO_PLACE, an_algo())
         assert (await harness.rest.submit(an_intent(OrderType.STOP_MARKET))).outcome is Outcome.ACCEPTED
+
+    on_a_harness(story)
+
+
+def test_a_limit_that_does_not_say_for_how_long_is_tried_again_ever_later() -> None:
+    """5, 10, 20, 40, 60 s; from 5 s again after a good answer, but not to a question from before the block."""
+
+    async def story(harness: Harness) -> None:
+        exchange, clock, reading = harness.exchange, harness.clock, "https://x/fapi/v3/account"
+        clock.now = 1_700_000_000_000
+
+        def pause_of(status: int = 429) -> int:
+            exchange._update_limits(status, reading, {}, "")
+            return exchange.blocked_until - clock.now
+
+        pauses = []
+        for _ in range(6):
+            pauses.append(pause_of())
+            assert pause_of() == pause_of(200) == pauses[-1], "of the same volley, and sent before the block"
+            clock.now = exchange.blocked_until
+            exchange._update_limits(200, "https://x/fapi/v1/order", {}, "")  # it has no weight
+        exchange._update_limits(200, reading, {}, "")
+        assert pauses == [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]
+        assert pause_of() == 5_000
+
+    on_a_harness(story)
+
+
+def test_orders_go_out_before_what_was_held_up_with_them() -> None:
+    """Where a reading would meet the limit again, a stop has been placed before it."""
+
+    async def story(harness: Harness) -> None:
+        start = harness.clock.now = 1_700_000_000_000
+        limit = error(-1003, "Too many requests", 429)
+        harness.fake.always["GET", "/fapi/v3/account"] = limit
+        with pytest.raises(ExchangeError, match="HTTP 429"):
+            await harness.rest.read("fapiPrivateV3GetAccount")
+        harness.clock.now = start + 5_000 + ORDERS_FIRST_MS - 1
+        before = len(harness.fake.asked)
+        with pytest.raises(ExchangeError, match="blocks requests for 1 ms"):
+            await harness.rest.read("fapiPrivateV3GetAccount")
+        harness.fake.will(*ALGO_PLACE, an_algo())
+        assert (await harness.rest.submit(an_intent(OrderType.STOP_MARKET))).outcome is Outcome.ACCEPTED
+        harness.clock.now += 1
+        with pytest.raises(ExchangeError, match="HTTP 429"):
+            await harness.rest.read("fapiPrivateV3GetAccount")
+        assert [each.path for each in harness.fake.asked[before:]] == ["/fapi/v1/algoOrder", "/fapi/v3/account"]
 
     on_a_harness(story)
 

@@ -309,8 +309,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "Retry-After is not kept for orders",
         "exchange/client.py",
-        "        if now < self.blocked_until:\n            text",
-        '        if now < self.blocked_until and method == "GET":\n            text',
+        "        if wait_ms > 0:",
+        '        if wait_ms > 0 and method == "GET":',
         ("O10",),
         ("too many", "ban", "ban unsaid"),
     ),

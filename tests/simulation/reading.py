@@ -32,8 +32,8 @@ REFUSED_MS = 1_250
 """So long an engine may wait after a refusal of an order that protects, before it sends another."""
 HOLDING = ("delay_request", "late")
 """Faults by which an order is placed late, or never."""
-BLOCKED, UNSAID_MS = (418, 429), 60_000
-"""Answers that forbid further requests, and for how long where they do not say."""
+BLOCKED, BAN_MS, PAUSES_MS = (418, 429), 60_000, (5_000, 10_000, 20_000, 40_000, 60_000)
+"""Answers that forbid further requests, and for how long where they do not say: a 418, and one 429 after another."""
 MONEY = Decimal("1e-8")
 ZERO = Decimal(0)
 CHILD_WORKS_MS, CHILD_WORKS_TRADES = 3_000, 10
@@ -599,8 +599,14 @@ class Reading:
     def _unsaid(self) -> list[tuple[int, int]]:
         """Stretches in which a process may send nothing, though the exchange would take it."""
         ends = [life.end for life in self.evidence.lives]
-        told = [each.answered for each in self.evidence.requests if each.status in BLOCKED and not each.retry_after_s]
-        return [(at, min([at + UNSAID_MS, *(end for end in ends if end >= at)])) for at in told if at >= 0]
+        found, unsaid = [], 0
+        for each in sorted(self.evidence.requests, key=lambda each: each.answered):
+            at, is_unsaid = each.answered, each.status in BLOCKED and not each.retry_after_s
+            if at >= 0 and is_unsaid:
+                pause = BAN_MS if each.status == 418 else PAUSES_MS[min(unsaid, len(PAUSES_MS) - 1)]
+                found.append((at, min([at + pause, *(end for end in ends if end >= at)])))
+            unsaid = unsaid + 1 if is_unsaid else 0 if each.status == 200 else unsaid
+        return found
 
     @cached_property
     def _refused(self) -> list[tuple[int, int]]:

@@ -859,6 +859,7 @@ DOCTORED: list[Case] = [
         {"O5 uncovered"},
     ),
     ("uncovered for 9 s, and late by no fault", both(bare_for(9_000), held_up_by("duplicate")), {"O5 uncovered"}),
+    ("uncovered for 10 s after a 429", both(bare_for(10_000), blocked_at_the_first_fill), {"O5 uncovered"}),
     ("7.1 s where packets take 1 s more", both(bare_for(7_100), struck("slow", by_s=1.0)), {"O5 uncovered"}),
     ("uncovered since before one was forgotten", both(bare_for(9_000), forgotten(1_000)), {"O5 uncovered"}),
     ("uncovered after an expiry that was told", both(bare_for(9_000), expired("market aggTrade")), {"O5 uncovered"}),
@@ -1033,8 +1034,8 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an order that is sent again once it was refused", sent_again(5, 400)),
     ("uncovered for 9 s in which a fault refuses the stop each second", both(bare_for(9_000), refused_each_second(9))),
     (
-        "uncovered for 9 s in the minute after a 429 that does not say how long it lasts",
-        both(bare_for(9_000), blocked_at_the_first_fill),
+        "uncovered for 6.9 s of which 5 s are the pause after a 429 that does not say how long it lasts",
+        both(bare_for(6_900), blocked_at_the_first_fill),
     ),
     (
         "uncovered for 9 s of which faults hold up what protects for 5",

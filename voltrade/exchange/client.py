@@ -57,8 +57,16 @@ WEIGHT_WINDOW_MS = 60_000
 TOO_MANY_ORDERS = "-1015"
 """Code of the order rate limit. It blocks new orders for some seconds, but neither queries nor cancels."""
 
-BLOCKED_S = {429: 60, 418: 120}
-"""Seconds without requests after a 429 or 418 without Retry-After: the window of the limit, and the shortest ban."""
+PAUSES_S, BAN_S = (5, 10, 20, 40, 60), 120
+"""Seconds without requests after a 429 that does not say how long it lasts, by how many came before without a good
+answer between them to what has a weight, and after such a 418: the shortest ban."""
+
+OF_AN_ORDER = re.compile(r"/(order|algoOrder)([?]|$)").search
+"""Finds that an address places, cancels or looks up an order."""
+
+ORDERS_FIRST_MS = 1_500
+"""After a block everything but orders waits so much longer: a stop or exit is tried again each second, and must not
+meet the limit that the readings that were held up reach once more."""
 
 
 class ResilientClient(Client):  # type: ignore[misc]  # ccxt is untyped
@@ -89,7 +97,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         frame_handler: takes (client, message); returns whether it has handled the message.
         on_connection: takes (client, whether it is up).
         frame_handler_failure: the first exception that `frame_handler` raised.
-        blocked_until: no request is sent before this time, ms of the clock.
+        blocked_until: no request is sent before this time, ms of the clock; what is about no order, a little later.
     """
 
     def __init__(self, config: Mapping[str, Any], clock: Clock) -> None:
@@ -98,6 +106,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self.on_connection: Callable[[Client, bool], None] = lambda client, up: None
         self.frame_handler_failure: Exception | None = None
         self.blocked_until = 0
+        self._unsaid = 0
         self._used_weight = (0, 0)
         self._secrets: list[str] = []
         self._origins: frozenset[str] = frozenset()
@@ -167,10 +176,9 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
 
     async def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         """Do one request; an exception carries a `Response` in its attribute `response`."""
-        now = self.clock()
-        if now < self.blocked_until:
-            text = f"not sent: the exchange blocks requests for {self.blocked_until - now} ms"
-            return self._fail(Response(429, -1003, text))
+        wait_ms = self._wait_ms(url)
+        if wait_ms > 0:
+            return self._fail(Response(429, -1003, f"not sent: the exchange blocks requests for {wait_ms} ms"))
         try:
             return await super().fetch(url, method, headers, body)
         except Exception as error:
@@ -185,7 +193,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self, code: int, reason: str, url: str, method: str, headers: Any, body: str, response: Any, *request: Any
     ) -> None:
         """Raise ccxt's exception for a response that is an error, with a `Response` attached."""
-        self._update_limits(code, headers, body)
+        self._update_limits(code, url, headers, body)
         try:
             super().handle_errors(code, reason, url, method, headers, body, response, *request)
             self.handle_http_status_code(code, reason, url, method, body)
@@ -200,15 +208,23 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         vars(error)["response"] = response
         raise error
 
-    def _update_limits(self, status: int, headers: Any, body: str) -> None:
+    def _update_limits(self, status: int, url: str, headers: Any, body: str) -> None:
         by_name = {name.lower(): value for name, value in headers.items()}
         weight = by_name.get("x-mbx-used-weight-1m", "")
         if weight.isdigit():
             self._used_weight = (self.clock() // WEIGHT_WINDOW_MS, int(weight))
-        if status in BLOCKED_S and TOO_MANY_ORDERS not in body:
+        # An order has no weight, and what was asked for before the block says nothing of what comes after it.
+        if status == 200 and not OF_AN_ORDER(url) and self.clock() >= self.blocked_until:
+            self._unsaid = 0
+        if status in (418, 429) and TOO_MANY_ORDERS not in body:
             end = self._end_of_block(status, by_name.get("retry-after", ""), body)
             self.blocked_until = max(self.blocked_until, end)
             log.warning("HTTP %d: no requests until %d", status, self.blocked_until)
+
+    def _wait_ms(self, url: str) -> int:
+        """Return for how long a request may not be sent yet; up to 0 if it may."""
+        later = ORDERS_FIRST_MS if self.blocked_until and not OF_AN_ORDER(url) else 0
+        return self.blocked_until + later - self.clock()
 
     @property
     def used_weight(self) -> int:
@@ -219,8 +235,13 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     def _end_of_block(self, status: int, retry_after: str, body: str) -> int:
         if re.fullmatch(r"[0-9]{1,6}", retry_after.strip()):
             return self.clock() + int(retry_after) * 1000
-        banned = re.search(r"banned until ([0-9]{13})", body)
-        return int(banned[1]) if banned else self.clock() + BLOCKED_S[status] * 1000
+        if banned := re.search(r"banned until ([0-9]{13})", body):
+            return int(banned[1])
+        if self.clock() < self.blocked_until:  # sent before the block, of which nobody knew yet
+            return self.blocked_until
+        pause_s = PAUSES_S[min(self._unsaid, len(PAUSES_S) - 1)]
+        self._unsaid += 1
+        return self.clock() + (BAN_S if status == 418 else pause_s) * 1000
 
     # --- websockets ---------------------------------------------------------------------------------------------------
 
