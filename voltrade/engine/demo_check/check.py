@@ -159,8 +159,8 @@ def _steps() -> list[tuple[str, Callable[[CheckContext], Awaitable[None]]]]:
     return [
         ("private stream", private_stream.open_private),
         ("far order", orders.check_far_order),
-        ("countdown", orders.check_countdown),
         ("market order", orders.buy_least),
+        ("countdown", orders.check_countdown),
         ("stops", stops.check_stops),
         ("flat again", money.check_flat),
         ("wallet", money.check_wallet),

@@ -172,11 +172,6 @@ class CheckContext:
         bid, _ = await self.touch()
         return self.on_tick(bid * (1 - (1 - self.instrument.multiplier_down) * Decimal("0.6")))
 
-    async def far_above(self) -> Decimal:
-        """Return a price as far above the market."""
-        _, ask = await self.touch()
-        return self.on_tick(ask * (1 + (self.instrument.multiplier_up - 1) * Decimal("0.6")))
-
     async def least(self) -> int:
         """Return the smallest quantity in lots that may be traded at the market."""
         bid, _ = await self.touch()

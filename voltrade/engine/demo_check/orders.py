@@ -47,6 +47,7 @@ async def check_far_order(context: CheckContext) -> None:
     await _check_refusals(context, name, lots, price)
     await _check_visible(context, "an ordinary order")
     await _check_cancel(context, name)
+    await _check_stop_while_flat(context, lots, price)
 
 
 async def _check_refusals(context: CheckContext, name: str, lots: int, price: Decimal) -> None:
@@ -70,6 +71,16 @@ async def _check_visible(context: CheckContext, what: str) -> None:
     context.answer("orders without position", f"{what}: {', '.join(seen)}")
 
 
+async def _check_stop_while_flat(context: CheckContext, lots: int, trigger: Decimal) -> None:
+    """Place a reduce-only stop without a position, which can open none, and take it back; trading never sends one."""
+    name = context.new_name("s")
+    placed = await context.stop("SELL", name, trigger, lots)
+    context.row(PART, "stop while flat", "accepted, or a refusal", coded(placed))
+    if placed.status == 200:
+        await _check_visible(context, "a conditional order")
+        await context.cancel_stop(name)
+
+
 async def _check_cancel(context: CheckContext, name: str) -> None:
     sent = context.now
     gone = await context.cancel(name)
@@ -83,18 +94,22 @@ async def _check_cancel(context: CheckContext, name: str) -> None:
 
 
 async def check_countdown(context: CheckContext) -> None:
-    """Set a countdown over an order and a conditional order far above, and see which of them it cancels."""
-    price, above = await context.far_below(), await context.far_above()
+    """Set a countdown over an order and a stop of the position that was bought, and see which of them it cancels.
+
+    What a check that is killed leaves of them is a post-only order far away and a stop that can only reduce.
+    """
+    price = await context.far_below()
     lots, name, stop = least_lots(context.instrument, price), context.new_name("f"), context.new_name("s")
+    if context.lots:
+        await context.stop("SELL", stop, price, context.lots)
     await context.far_order(name, lots, price)
-    placed = await context.stop("BUY", stop, above, lots, reduceOnly="false")
-    await _check_visible(context, "a conditional order") if placed.status == 200 else None
     response = await context.ask("fapiPrivatePostCountdownCancelAll", symbol=context.symbol, countdownTime=COUNTDOWN_MS)
     context.row(PART, "countdown", "accepted", coded(response), response.status == 200 or "differs")
     canceled = await context.event("ORDER_TRADE_UPDATE", name, "CANCELED", within_s=COUNTDOWN_MS / 1000 + 5)
     went = "cancels orders" if canceled else "does not cancel orders"
-    gone = await context.cancel_stop(stop)
-    kept = "and leaves conditional ones" if gone.status == 200 else f"conditional ones: {coded(gone)}"
+    gone = await context.cancel_stop(stop) if context.lots else None
+    left = "not tried, without a position" if gone is None else coded(gone)
+    kept = "and leaves conditional ones" if left == "accepted" else f"conditional ones: {left}"
     context.row(PART, "countdown ends", "orders are cancelled", f"{went} {kept}", bool(canceled) or "differs")
     context.answer("countdown", f"{went} {kept}")
     await context.ask("fapiPrivatePostCountdownCancelAll", symbol=context.symbol, countdownTime=0)
