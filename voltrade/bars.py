@@ -152,7 +152,8 @@ def _add_trade(
     follows = trade_id == state.last_trade_id + 1
     if _is_invalid(price, quantity, spec):
         state.skipped_invalid += 1
-        if follows:  # only then: a wrong id of an invalid trade must not make later trades duplicates
+        # Only the next id counts as seen: a wrong id of an invalid trade must not make later trades duplicates.
+        if follows and state.last_trade_id >= 0:
             state.last_trade_id = trade_id
         return True
 

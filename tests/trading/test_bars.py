@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.builders import an_instrument, volume_bar
 from support.oracles import decimal_bars
@@ -320,6 +320,7 @@ def all_bars(aggregator: VolumeBarAggregator, closed: list[VolumeBar]) -> list[V
 @pytest.mark.parametrize("anchor", ANCHORS)
 @pytest.mark.parametrize(("unit", "threshold"), UNITS)
 @given(rows=tapes())
+@example(rows=[(0, 100, 0, MIDNIGHT, False), (2, 100, 1, MIDNIGHT, False)])
 @settings(max_examples=40, deadline=None)
 def test_bars_equal_a_plain_decimal_fold(unit: str, threshold: Decimal, anchor: str, rows: list[Row]) -> None:
     aggregator = an_aggregator(threshold, unit, anchor)
