@@ -175,8 +175,11 @@ def exit_quantity(symbol: Record, lots: int) -> int:
 
 @compiled_part
 def largest_exit(symbol: Record) -> int:
-    """Return the most lots that one exit may have, 0 where there is no limit: by the exchange's filters, or by a guess
-    after a refusal as too large, by which the position goes in at most MAX_EXIT_PARTS."""
+    """Return the largest quantity of one exit, in lots; 0 without a limit.
+
+    The limit is that of the exchange's filters or, if smaller, a guess after a refusal as too large; the guess is large
+    enough to close the position by MAX_EXIT_PARTS exits.
+    """
     if symbol.largest_guess == 0:
         return int(symbol.largest_order)
     least = (abs(open_quantity(symbol)) + states.MAX_EXIT_PARTS - 1) // states.MAX_EXIT_PARTS
@@ -199,7 +202,7 @@ def open_quantity(symbol: Record) -> int:
 
 @compiled_part
 def has_mark(symbol: Record) -> bool:
-    """Return whether the exchange's mark price is known; otherwise the last trade's stands in its place."""
+    """Return whether the exchange's mark price is known; if not, the last trade's price is used instead."""
     return bool(symbol.mark_e8 != 0 and not symbol.mark_is_last_price)
 
 

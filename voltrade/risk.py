@@ -27,8 +27,8 @@ NO_EXIT = -1
 """Value of `last_exit_time` before the first exit."""
 
 ENTRIES_APART_MS = 1_000
-"""Shortest time between two entries of a symbol, whatever the cooldown: a rule that enters and leaves with every bar of
-a burst uses up the orders that the exchange takes in a time, and stops need some."""
+"""Shortest time between two entries of a symbol, besides the cooldown. A rule that enters and exits with every bar of a
+burst would use up the exchange's limit of orders per time, which stops need too."""
 NO_ENTRY = -ENTRIES_APART_MS
 """Value of `last_entry_time` before the first entry."""
 
