@@ -429,7 +429,7 @@ class OrderMonitor:
                 self._register.by_exchange_id[update.order_id] = named
         self._adopt_traded(snapshot)
         self._row["snapshot_at"] = NEVER
-        self._row["unexplained_lots"] = 0 if self._check.is_explained(snapshot) else snapshot.position.quantity
+        self._note_unexplained(snapshot)
         alerts: list[Output] = []
         outputs: list[Output] = []
         for fill in self._check.new_fills(snapshot):
@@ -442,6 +442,7 @@ class OrderMonitor:
                 outputs += self._apply_order_update(number, update, False, orders_only=True)
         for algo in snapshot.algo_orders:
             outputs += self._apply_algo_update(algo, orders_only=True)
+        self._note_unexplained(snapshot)  # its fills may have ended the order that was missing in its list
         unlisted = self._check.unlisted(snapshot)
         for order in unlisted:
             row = self._register.rows[order.row.number]
@@ -461,6 +462,10 @@ class OrderMonitor:
         else:
             self._incomplete_count = 0
         return alerts + outputs + self._react(records.ORDERS_CHANGED, amount=lots_before)
+
+    def _note_unexplained(self, snapshot: Snapshot) -> None:
+        """Note the lots of a snapshot's position if its trades and orders don't account for it."""
+        self._row["unexplained_lots"] = 0 if self._check.is_explained(snapshot) else snapshot.position.quantity
 
     def agrees(self, summary: AccountSummary) -> bool:
         """Return whether a summary of the account shows what our books have; it changes nothing."""
@@ -514,7 +519,7 @@ class OrderMonitor:
         """
         if not self._check.accounts_for_all(snapshot, but=Purpose.EXIT):  # exits are refused repeatedly
             return []
-        side, now = Side(-int(self._position_row["side"])), self._advance_time(snapshot.time)
+        side, now = Side(-1 if self.position > 0 else 1), self._advance_time(snapshot.time)
         row, price = self._row, int(self._row["last_price"])
         books = int(row["quantity"]), int(row["cost"])
         *_, realised = uncompiled(position_after)(*books, side, price, lots, int(row["money_per_ticklot"]))

@@ -999,16 +999,22 @@ def o10_polite(evidence: Evidence) -> list[Violation]:
 
 
 def _too_heavy(evidence: Evidence) -> list[Violation]:
-    """The most weight used in each minute of the venue's clock in which it was too much, without what others used."""
+    """The most weight used in each minute of the venue's clock in which it was too much, without what others used.
+
+    While that clock is wrong, and a minute after, the weight of the minute before and after may be this one's.
+    """
     most: dict[int, Request] = {}
     others: dict[int, int] = {}
+    skewed = [(strike.begin, strike.until) for strike in evidence.strikes if strike.kind == "skew_clock"]
     for strike in evidence.strikes:
         if strike.kind == "spend_weight":
             minute = strike.begin // 60_000
             others[minute] = others.get(minute, 0) + int(strike.facts["with"]["weight"])
     for request in evidence.requests:
         minute = request.arrived // 60_000
-        allowed = WEIGHT + others.get(minute, 0)
+        is_skewed = any(begin <= request.arrived < end + 60_000 for begin, end in skewed)
+        near = range(minute - 1, minute + 2) if is_skewed else (minute,)
+        allowed = WEIGHT + sum(others.get(each, 0) for each in near)
         if request.used_weight > max(allowed, most[minute].used_weight if minute in most else 0):
             most[minute] = request
     return [

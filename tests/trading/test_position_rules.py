@@ -991,6 +991,23 @@ def test_lots_of_which_the_exchange_says_again_and_again_that_they_are_gone_are_
     assert harness.monitor.position == 0
 
 
+def test_more_lots_exited_than_had_entered_are_booked_back_where_the_exchange_has_none() -> None:
+    """A stop has sold four lots that somebody else had bought: booked as sold again, they doubled with each reading."""
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    harness.order("vt-e-1x1", "PARTIALLY_FILLED", 6)
+    harness.algo(STOP, "TRIGGERED", 101)
+    harness.order(STOP, "PARTIALLY_FILLED", 8, order_id=101)
+    assert harness.monitor.position == -4
+    for at in range(5_000, 65_000, 10_000):
+        harness.time = at
+        harness.note(harness.monitor.on_snapshot(replace(what_is_held(0, **a_listing(harness, TARGET)), time=at)))
+        waiting = [name for name, order in harness.monitor.orders.items() if order.state == "PENDING_SUBMIT"]
+        for name in waiting:
+            harness.reply(name, "submit", Outcome.REFUSED, -2022)
+    assert harness.monitor.position == 0
+
+
 def test_lots_that_the_exchange_has_too_many_are_nobodys_to_book() -> None:
     harness = Harness().in_position()
     for at in range(5_000, 105_000, 10_000):
