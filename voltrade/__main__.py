@@ -266,8 +266,15 @@ def _check_by_orders(arguments: argparse.Namespace) -> int:
     from voltrade.engine.demo_check.check import VERDICTS, check_exchange
 
     folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    checking = check_exchange(_config(arguments), os.environ, folder, lambda row: print(printable(row), flush=True))
-    report = asyncio.run(checking)
+
+    def show(row: object) -> None:
+        print(printable(row), flush=True)
+
+    def show_address(address: str) -> None:
+        if sys.stdout.isatty():  # a notebook, or a file, would keep it
+            show(f"    we come from {address}")
+
+    report = asyncio.run(check_exchange(_config(arguments), os.environ, folder, show, show_address))
     print(f"\n{report.verdicts()}\n{folder / VERDICTS} holds this table\n{report.outcome}")
     return 0 if report.passed else 1
 

@@ -408,6 +408,38 @@ def test_nothing_is_sent_while_the_exchange_blocks_requests(answer: Say, blocked
     on_a_harness(story)
 
 
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("IP, or permissions for action, request ip: 203.0.113.7", "IP, or permissions for action, request ip: ***"),
+        ("current limit of IP(203.0.113.7) is 2400 requests", "current limit of IP(***) is 2400 requests"),
+        ("request ip: 2001:db8::7, from [2001:db8:0:0:0:0:0:7]:443", "request ip: ***, from [***]:443"),
+        ('{"ip": "203.0.113.7", "p": "60000.10"}', '{"ip": "***", "p": "60000.10"}'),
+        ("Connect call failed ('203.0.113.7', 443).", "Connect call failed ('***', 443)."),
+        ("from 203.0.113.7.", "from ***."),
+        *((same, same) for same in ("http://127.0.0.1:8080/x", "[::1]:80", "at 12:30:45.5", "1.2.3", "::")),
+        *((same, same) for same in ("1767600000000:1", '{"a":1,"b":[{"c":2}]}', "999.1.1.1", "ccxt 4.5.90, :abc:")),
+    ],
+)
+def test_no_address_comes_out_in_a_text_but_that_of_this_machine(text: str, redacted: str) -> None:
+    assert connect(LIVE, None, lambda: 1, 5_000).redact(text) == redacted
+
+
+def test_a_refusal_does_not_tell_from_where_we_come() -> None:
+    """Whoever reads a response, raw or as an error: reports, `run.json` and notebooks are shared."""
+
+    async def story(harness: Harness) -> None:
+        refusal = error(-2015, "Invalid API-key, IP, or permissions for action, request ip: 203.0.113.7", 401)
+        harness.fake.always["GET", "/fapi/v3/account"] = refusal
+        response = await harness.rest.ask("fapiPrivateV3GetAccount")
+        assert response.text == "Invalid API-key, IP, or permissions for action, request ip: ***"
+        with pytest.raises(ExchangeError, match=r"request ip: \*\*\*"):
+            await harness.rest.read("fapiPrivateV3GetAccount")
+        assert harness.exchange.own_address == "203.0.113.7"
+
+    on_a_harness(story)
+
+
 def test_a_limit_that_does_not_say_for_how_long_is_tried_again_ever_later() -> None:
     """5, 10, 20, 40, 60 s; from 5 s again after a good answer, but not to a question from before the block."""
 

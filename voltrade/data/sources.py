@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_fault, checksum_path
 from voltrade.errors import DataError
+from voltrade.exchange.ip_addresses import without_addresses
 from voltrade.model import HOUR_MS, MINUTE_MS
 
 ARCHIVE, ARCHIVE_ADDRESS = "VOLTRADE_ARCHIVE", "https://data.binance.vision"
@@ -228,7 +229,7 @@ class Http:
                     self._on_answer()
                     if reply.status == 200:
                         return await reply.json(content_type=None)
-                    said = f"HTTP {reply.status} {(await reply.text())[:200]}"
+                    said = without_addresses(f"HTTP {reply.status} {(await reply.text())[:200]}")
                     wait = _patience(reply, attempt)
             except _BROKEN as error:
                 said, wait = _broken(error), 2.0**attempt
@@ -290,7 +291,7 @@ class Http:
 
 def _broken(error: Exception) -> str:
     """Return why there was no answer; some errors have no message."""
-    return f"can't be reached: {error or type(error).__name__}"
+    return without_addresses(f"can't be reached: {error or type(error).__name__}")
 
 
 async def _save(reply: aiohttp.ClientResponse, part: Path, there: int) -> None:

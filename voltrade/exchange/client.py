@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
+from voltrade.exchange.ip_addresses import without_addresses
 from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, REDIRECTED
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         frame_handler: takes (client, message); returns whether it has handled the message.
         on_connection: takes (client, whether it is up).
         frame_handler_failure: the first exception that `frame_handler` raised.
+        own_address: the IP address from which we come, where a refusal has told it; texts of answers don't have it.
         blocked_until: no request is sent before this time, ms of the clock; what is about no order, a little later.
     """
 
@@ -105,7 +107,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self.frame_handler: Callable[[Client, Any], bool] = lambda client, message: False
         self.on_connection: Callable[[Client, bool], None] = lambda client, up: None
         self.frame_handler_failure: Exception | None = None
-        self.blocked_until = 0
+        self.blocked_until, self.own_address = 0, ""
         self._unsaid = 0
         self._used_weight = (0, 0)
         self._secrets: list[str] = []
@@ -166,10 +168,11 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             self._secrets.append(text)
 
     def redact(self, text: str) -> str:
-        """Replace keys, signatures and listen keys in a text by `***`."""
+        """Replace keys, signatures, listen keys and IP addresses, but for those of this machine, in a text by `***`."""
         for secret in (self.apiKey, self.secret, *self._secrets):
             if secret:
                 text = text.replace(secret, "***")
+        text = without_addresses(text)
         return re.sub(r"(signature|listenKey|apiKey|X-MBX-APIKEY)([\"']?\s*[=:]\s*[\"']?)[\w.%-]+", r"\1\2***", text)
 
     # --- REST -------------------------------------------------------------------------------------------------------
@@ -198,10 +201,17 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             super().handle_errors(code, reason, url, method, headers, body, response, *request)
             self.handle_http_status_code(code, reason, url, method, body)
         except Exception as error:
-            vars(error)["response"] = response_of(code, response, body)
+            vars(error)["response"] = self._told(code, response, body)
             raise
         if code != 200:
-            self._fail(response_of(code, response, body))
+            self._fail(self._told(code, response, body))
+
+    def _told(self, status: int, decoded: Any, body: str) -> Response:
+        """Read a response that is an error; its text may be shown and stored."""
+        response = response_of(status, decoded, body)
+        if found := re.search(r"request ip: ([0-9a-fA-F.:]+)", response.text):
+            self.own_address = found[1]
+        return replace(response, text=self.redact(response.text))
 
     def _fail(self, response: Response) -> NoReturn:
         error = errors.ExchangeNotAvailable(f"{response.status} {response.text}")

@@ -54,7 +54,11 @@ def settings_of(config: Config) -> Config:
 
 
 async def check_exchange(
-    config: Config, environment: Mapping[str, str], folder: Path, on_row: Callable[[Row], None] = lambda row: None
+    config: Config,
+    environment: Mapping[str, str],
+    folder: Path,
+    on_row: Callable[[Row], None] = lambda row: None,
+    on_address: Callable[[str], None] = lambda address: None,
 ) -> Report:
     """Check the exchange of a mode by real orders of the least size; return what was found.
 
@@ -63,6 +67,7 @@ async def check_exchange(
         environment: Has the keys, such as `os.environ`.
         folder: New folder for the record: every request, answer and frame without secrets, the rows and the verdicts.
         on_row: Called with each row as it comes.
+        on_address: Called with the IP address from which we come, if the exchange tells it; the record doesn't have it.
 
     Raises:
         ConfigError: Keys or permission are missing; nothing was sent.
@@ -86,7 +91,7 @@ async def check_exchange(
         wiring.rest.on_answer = record.on_answer
         _allow_streams(wiring)
         report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
-        context = CheckContext(wiring, report, record, on_row, f"{int(time.time()):x}")
+        context = CheckContext(wiring, report, record, on_row, on_address, f"{int(time.time()):x}")
         await _begin(context, last_final_state(ledger, "", folder))
         await _check(context)
         _save(report, folder, wiring, environment)

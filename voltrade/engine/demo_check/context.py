@@ -33,6 +33,8 @@ class CheckContext:
     record: FrameRecord
     on_row: Callable[[Row], None]
     """Called with each row, for those who watch."""
+    on_address: Callable[[str], None]
+    """Called with the IP address from which we come, to be shown and not to be stored."""
     stamp: str
     """Part of the client order ids of this check."""
     market: Listener | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any, TextIO
 import aiohttp
 
 from voltrade.exchange.client import Response, UsdmExchange
-
-IP_ADDRESS = re.compile(r"(?<=ip: )[0-9a-fA-F.:]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class FrameRecord:
         """Write a line; after `close` do nothing."""
         if not self._file.closed:
             text = json.dumps({"at": self._exchange.clock(), "kind": kind, **facts}, default=str)
-            self._file.write(IP_ADDRESS.sub("***", self._exchange.redact(text)) + "\n")
+            self._file.write(self._exchange.redact(text) + "\n")
 
     def on_answer(self, call: str, params: Mapping[str, Any], response: Response) -> None:
         """Write a request and its answer."""
