@@ -51,7 +51,7 @@ def table_of_a_run_that_goes_on(ahead_ms: int = 0) -> dict[str, Check]:
     wiring: Any = SimpleNamespace(
         config=Config().changed(apply_account_settings=True),
         endpoint=SimpleNamespace(rest="https://fapi.binance.com"),
-        exchange=SimpleNamespace(aiohttp_proxy=None),
+        exchange=SimpleNamespace(proxy_to=lambda address: None),
         rest=SimpleNamespace(clock_offset=offset),
         **dict.fromkeys(("instrument", "filters"), an_instrument("BTCUSDT")),
         **{"fingerprint": "abc", "allowed_by": "a person", "denied": "", "ceilings": "", "gateway": None},

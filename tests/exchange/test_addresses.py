@@ -13,9 +13,10 @@ from support.fake_binance import KEY, FakeBinance, Say
 from test_binance import a_harness, an_intent
 
 from voltrade.config import Config
+from voltrade.data.sources import Http
 from voltrade.engine.demo_check.frames import FrameRecord, Listener
 from voltrade.engine.modes import reach
-from voltrade.errors import ConfigError, ExchangeError
+from voltrade.errors import ConfigError, DataError, ExchangeError
 from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, Endpoint, connect, endpoint_of, exchange_of
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
@@ -238,6 +239,48 @@ def test_requests_and_websockets_go_through_the_proxy(monkeypatch: pytest.Monkey
         assert hosts == [["CONNECT", "demo-fapi.binance.com:443"], ["CONNECT", "demo-fstream.binance.com:443"]]
         assert not any(KEY in heard for heard in stranger.heard)
         assert "hidden" not in f"{error.value} {exchange.redact(str(closed.value))}"
+
+    beside_a_stranger(story)
+
+
+@pytest.mark.parametrize("without", ["fapi.binance.com", "fstream.binance.com", "api.binance.com"])
+def test_each_connection_has_the_proxy_for_its_own_host(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests, websockets, the check's own sockets and the key's rights are on three hosts; NO_PROXY may name one."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", without)
+
+    async def tell() -> None:
+        exchange = connect(LIVE, None, lambda: 1, 5_000)
+        streams = f"{LIVE.stream}/market/ws/0"
+        used = {
+            "fapi.binance.com": exchange.check_proxy_settings(f"{LIVE.rest}/fapi/v1/time")[1],
+            "api.binance.com": exchange.check_proxy_settings(f"{LIVE.rights}/sapi/v1/account")[1],
+            "fstream.binance.com": exchange.client(streams).proxy,
+        }
+        await exchange.close()
+        assert {host for host, proxy in used.items() if proxy is None} == {without}
+        assert set(used.values()) == {None, "http://proxy:3128"}
+        assert exchange.proxy_to(streams) == used["fstream.binance.com"]
+
+    asyncio.run(tell())
+
+
+def test_history_is_fetched_through_the_same_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def story(stranger: Stranger) -> None:
+        async with Http.opened() as http:
+            monkeypatch.setenv("ALL_PROXY", "socks5://me:hidden@proxy:1080")
+            for asked in (http.json("https://fapi.binance.com", {}, str), http.download("https://x.example", tmp_path)):
+                with pytest.raises(ConfigError, match=r"^ALL_PROXY: must be a proxy .*, was socks5://proxy:1080$"):
+                    await asked
+            monkeypatch.setenv("ALL_PROXY", stranger.address)
+            monkeypatch.setattr(http, "_sleep", lambda seconds: asyncio.sleep(0))
+            monkeypatch.setattr(http, "_report", str)
+            with pytest.raises(DataError, match="403"):
+                await http.json("https://fapi.binance.com/fapi/v1/exchangeInfo", {}, str)
+            with pytest.raises(DataError, match="403"):
+                await http.download("https://data.binance.vision/data/x.zip", tmp_path / "x.zip")
+        hosts = {heard.split()[1] for heard in stranger.heard}
+        assert hosts == {"fapi.binance.com:443", "data.binance.vision:443"}
 
     beside_a_stranger(story)
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from voltrade.data.archive_files import ArchiveFile, checksum_fault, checksum_path
 from voltrade.errors import DataError
 from voltrade.exchange.ip_addresses import without_addresses
+from voltrade.exchange.proxies import proxy_of
 from voltrade.model import HOUR_MS, MINUTE_MS
 
 ARCHIVE, ARCHIVE_ADDRESS = "VOLTRADE_ARCHIVE", "https://data.binance.vision"
@@ -210,7 +211,7 @@ class Http:
     @staticmethod
     @asynccontextmanager
     async def opened() -> AsyncIterator[Http]:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as session:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
             yield Http(session)
 
     async def json(self, url: str, wanted: Wanted, pause: Callable[[float], None]) -> Any:
@@ -221,11 +222,12 @@ class Http:
 
         Raises:
             DataError: the server refuses, or can't be reached.
+            ConfigError: the environment names a proxy that can't be used.
         """
-        said, attempt = "", 0
+        said, attempt, proxy = "", 0, proxy_of(url) or None
         while True:
             try:
-                async with self._session.get(url, params=wanted) as reply:
+                async with self._session.get(url, params=wanted, proxy=proxy) as reply:
                     self._on_answer()
                     if reply.status == 200:
                         return await reply.json(content_type=None)
@@ -246,14 +248,15 @@ class Http:
 
         Raises:
             DataError: the server refuses or can't be reached.
+            ConfigError: the environment names a proxy that can't be used.
         """
         part = target.with_name(f"{target.name}.part")
-        said, attempt = "", 0
+        said, attempt, proxy = "", 0, proxy_of(url) or None
         while True:
             there = part.stat().st_size if part.exists() else 0
             headers = {"Range": f"bytes={there}-"} if there else {}
             try:
-                async with self._session.get(url, headers=headers) as reply:
+                async with self._session.get(url, headers=headers, proxy=proxy) as reply:
                     self._on_answer()
                     if reply.status == 404:
                         return False

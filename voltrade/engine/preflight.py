@@ -98,7 +98,7 @@ def _permission(wiring: Wiring) -> list[Check]:
 
 
 def _proxy(wiring: Wiring) -> list[Check]:
-    proxy = wiring.exchange.aiohttp_proxy
+    proxy = wiring.exchange.proxy_to(wiring.endpoint.rest)
     return [Check("proxy", without_password(proxy))] if proxy else []
 
 

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from voltrade.errors import ConfigError
 from voltrade.exchange.client import Clock, UsdmExchange
 from voltrade.exchange.credentials import Credentials
-from voltrade.exchange.proxies import proxy_of
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.streams import BinanceWSManager
 
@@ -144,7 +143,6 @@ def connect(
     exchange.pin(filter(None, (endpoint.rest, endpoint.stream, endpoint.rights)))
     for line in credentials.secret.splitlines()[1:-1] if credentials else ():  # of a private key in PEM
         exchange.add_secret(line)
-    exchange.use_proxy(proxy_of(endpoint.rest))
     if endpoint.rest.startswith("http:"):
         exchange.timeout_on_exit = 0  # close() need not wait for TLS connections to shut down
     return exchange

@@ -17,6 +17,7 @@ from yarl import URL
 
 from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
 from voltrade.exchange.ip_addresses import without_addresses
+from voltrade.exchange.proxies import proxy_of
 from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, REDIRECTED
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self._unsaid = 0
         self._used_weight = (0, 0)
         self._secrets: list[str] = []
-        self._origins: frozenset[str] = frozenset()
+        self._proxies: dict[str, str] = {}
         super().__init__(config)
         # ccxt logs requests with their headers at DEBUG; a logger without handlers keeps them out of the log.
         self.logger = logging.Logger("ccxt.silent", logging.ERROR)
@@ -126,13 +127,22 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
     # --- where requests go -------------------------------------------------------------------------------------------
 
     def pin(self, addresses: Iterable[str]) -> None:
-        """Allow requests and websockets to the origins of these addresses only."""
-        self._origins = frozenset(str(URL(address).origin()) for address in addresses)
+        """Allow requests and websockets to the origins of these addresses only, each through the proxy for it.
 
-    def use_proxy(self, proxy: str) -> None:
-        """Send everything through an HTTP proxy; empty for none."""
-        self.aiohttp_proxy = proxy or None
-        self.add_secret(urlsplit(proxy).password or "")
+        Raises:
+            ConfigError: the environment names a proxy that can't be used.
+        """
+        self._proxies = {str(URL(address).origin()): proxy_of(address) for address in addresses}
+        for proxy in self._proxies.values():
+            self.add_secret(urlsplit(proxy).password or "")
+
+    def proxy_to(self, address: str) -> str | None:
+        """Return the proxy for requests and websockets to a pinned address; None for none."""
+        return self._proxies.get(str(URL(address).origin())) or None
+
+    def check_proxy_settings(self, url: str = "", *request: Any) -> tuple[None, str | None, None]:
+        """Return the proxy of a request to ccxt, as its proxies for http, https and SOCKS."""
+        return None, self.proxy_to(url), None
 
     def open(self, lazy: bool = False) -> None:
         """Open ccxt's session, which then checks where each request goes."""
@@ -150,7 +160,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
 
     async def _check_origin(self, session: object, context: object, params: aiohttp.TraceRequestStartParams) -> None:
         origin = str(params.url.origin())
-        if origin not in self._origins:
+        if origin not in self._proxies:
             raise Misdirected(Response(NOT_SENT, REDIRECTED, f"{origin} is no address of this exchange"))
 
     async def _refuse_redirect(
@@ -263,7 +273,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             self.clients[url] = ResilientClient(
                 url, self.handle_message, self.on_error, self.on_close, self.on_connected, settings
             )
-            self.clients[url].proxy = self.aiohttp_proxy
+            self.clients[url].proxy = self.proxy_to(url)
         return self.clients[url]
 
     def handle_message(self, client: Client, message: Any) -> None:

@@ -1,4 +1,7 @@
-"""The HTTP proxy between this machine and Binance, by the environment variables that other programs use too."""
+"""The HTTP proxy between this machine and Binance, by the environment variables that other programs use too.
+
+One rule for whatever connects: trading's requests and websockets, the check's, and the download of history.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ VARIABLES = ("HTTPS_PROXY", "ALL_PROXY")
 
 
 def proxy_of(address: str) -> str:
-    """Return the proxy for an address, for requests and websockets alike; empty for none.
+    """Return the proxy for the address of a connection; empty for none.
 
     An address without TLS is a simulated venue on this machine, which needs no proxy.
 

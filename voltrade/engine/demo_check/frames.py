@@ -72,7 +72,7 @@ class Listener:
         Args:
             name: For the rows and the record.
             url: Address, with the listen key where it needs one.
-            exchange: Gives clock and proxy.
+            exchange: Gives clock and proxies.
             record: Takes each frame.
         """
         self.name, self._url = name, url
@@ -93,7 +93,7 @@ class Listener:
         self._web = aiohttp.ClientSession(trace_configs=[self._exchange.guard()])
         try:
             async with asyncio.timeout(10):
-                proxy = self._exchange.aiohttp_proxy
+                proxy = self._exchange.proxy_to(self._url)
                 self._socket = await self._web.ws_connect(
                     self._url, proxy=proxy, max_msg_size=0, timeout=aiohttp.ClientWSTimeout(ws_close=1.0)
                 )
