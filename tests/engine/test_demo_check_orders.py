@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -15,9 +16,11 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from aiohttp import web
 
 from voltrade import exchange
 from voltrade.config import Config
@@ -25,12 +28,12 @@ from voltrade.data.synthetic import synthetic_market
 from voltrade.engine.demo_check import check, market, money, orders, private_stream, stops
 from voltrade.engine.demo_check.check import FRAMES, REPORT, VERDICTS, check_exchange
 from voltrade.engine.demo_check.context import CheckContext
-from voltrade.engine.demo_check.frames import Frame, FrameRecord
+from voltrade.engine.demo_check.frames import Frame, FrameRecord, Listener
 from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed, last_passed, passed_check
 from voltrade.engine.demo_check.report import QUESTIONS, Report, Row
 from voltrade.errors import ConfigError, ExchangeError, SessionError
 from voltrade.exchange.account_facts import AccountFacts, SymbolFacts
-from voltrade.exchange.binance import LIVE, connect
+from voltrade.exchange.binance import LIVE, Endpoint, connect
 from voltrade.exchange.client import Response as Answer
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import DAY_MS, Trades
@@ -266,11 +269,8 @@ def test_what_a_planted_difference_leaves_open_is_cleaned_up(tmp_path: Path, mon
     steps = [step for step in check._steps() if step[0] in names]
     assert {name for name, _ in steps} == names
 
-    async def nothing(context: Any) -> None:
-        """Look at nothing before the orders."""
-
     monkeypatch.setattr(check, "_steps", lambda: steps)
-    monkeypatch.setattr(check, "_look", nothing)
+    monkeypatch.setattr(check, "_look", market.check_address)
     monkeypatch.setattr(orders, "COUNTDOWN_MS", 300)
     report = asyncio.run(a_check(tmp_path, spoil=LostStop()))
     failed = {item for item, verdict in verdicts(report).items() if verdict == "failed"}
@@ -281,6 +281,54 @@ def test_what_a_planted_difference_leaves_open_is_cleaned_up(tmp_path: Path, mon
     assert len({row["client_order_id"] for row in stops}) == 2
     assert all(row["reduce_only"] for row in stops)
     assert max(Decimal(row["position"]) for row in truth(tmp_path) if row["kind"] == "fill") > 0
+    check_record(tmp_path)
+
+
+def check_record(folder: Path) -> None:
+    """Compare the record with the requests that the venue saw: from the first on, and those of the made-up key."""
+    text = (folder / "check" / FRAMES).read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    told = Counter((row["method"], urlsplit(row["url"]).path) for row in rows if row["kind"] == "answer")
+    assert told == Counter((row["method"], row["path"]) for row in truth(folder) if row["kind"] == "request")
+    assert told["GET", "/fapi/v3/balance"] == 1
+    assert {row["code"] for row in rows if row["kind"] == "answer"} >= {0, -1001, -2013}
+    assert re.findall(r'accountAlias": "([^"]*)"', text) == ["***"]
+    assert not re.search(r"signature=[0-9a-f]|" + f"{KEY}|{SECRET}", text)
+    assert {row["kind"] for row in rows} >= {"dial", "frame", "answer"}
+
+
+def test_the_record_has_frames_that_are_no_text_and_how_a_connection_ended(tmp_path: Path) -> None:
+    async def speak(request: web.BaseRequest) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_bytes(b"\x00\x01")
+        await socket.send_str("{")
+        await socket.send_bytes(b'{"e": "listenKeyExpired"}')
+        await socket.close(code=1008)
+        return socket
+
+    async def story() -> None:
+        runner = web.ServerRunner(web.Server(speak))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host = f"127.0.0.1:{runner.addresses[0][1]}"
+        exchange = connect(Endpoint.simulated(f"http://{host}", f"ws://{host}"), None, lambda: 1, 5_000)
+        record = FrameRecord(tmp_path / FRAMES)
+        listener = Listener("user", f"ws://{host}/private/ws?listenKey=hidden", exchange, record)
+        await listener.open()
+        assert listener._task is not None
+        await listener._task
+        await listener.close()
+        assert [frame.kind for frame in listener.frames] == ["listenKeyExpired"]
+        record.close()
+        await exchange.close()
+        await runner.cleanup()
+
+    asyncio.run(story())
+    rows = [json.loads(line) for line in (tmp_path / FRAMES).read_text().splitlines()]
+    assert [row["kind"] for row in rows] == ["dial", "unreadable", "unreadable", "frame", "closed"]
+    assert rows[0]["url"].endswith("/private/ws?listenKey=***")
+    assert (rows[1]["type"], rows[2]["text"], rows[4]["code"]) == ("BINARY", "{", 1008)
 
 
 @pytest.mark.campaign

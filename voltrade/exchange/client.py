@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], int]
 """Returns milliseconds UTC: of the system clock, or of the tape in lockstep."""
 
+RECORDER: ContextVar[Recorder] = ContextVar("RECORDER")
+"""Takes every request of the clients that are made while it is set, from their first on: see `recorded_by`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -36,6 +41,31 @@ class Response:
     """Binance's error code; 0 without one."""
     text: str = ""
     body: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """One request, and what came back."""
+
+    method: str
+    url: str
+    """Address and parameters, with what signs them."""
+    body: str
+    """Parameters that are in the body."""
+    response: Response
+
+
+Recorder = Callable[["UsdmExchange", Exchanged], None]
+
+
+@contextmanager
+def recorded_by(recorder: Recorder) -> Iterator[None]:
+    """Pass every request of the clients that are made meanwhile to a function, with the client, which redacts texts."""
+    token = RECORDER.set(recorder)
+    try:
+        yield
+    finally:
+        RECORDER.reset(token)
 
 
 class Misdirected(aiohttp.ClientError):
@@ -112,6 +142,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self._unsaid = 0
         self._used_weight = (0, 0)
         self._secrets: list[str] = []
+        self._record = RECORDER.get(lambda exchange, exchanged: None)
         self._proxies: dict[str, str] = {}
         super().__init__(config)
         # ccxt logs requests with their headers at DEBUG; a logger without handlers keeps them out of the log.
@@ -178,17 +209,31 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             self._secrets.append(text)
 
     def redact(self, text: str) -> str:
-        """Replace keys, signatures, listen keys and IP addresses, but for those of this machine, in a text by `***`."""
+        """Replace keys, signatures, the account's name and IP addresses but this machine's in a text by `***`."""
         for secret in (self.apiKey, self.secret, *self._secrets):
             if secret:
                 text = text.replace(secret, "***")
         text = without_addresses(text)
-        return re.sub(r"(signature|listenKey|apiKey|X-MBX-APIKEY)([\"']?\s*[=:]\s*[\"']?)[\w.%-]+", r"\1\2***", text)
+        return re.sub(
+            r"(signature|listenKey|accountAlias|apiKey|X-MBX-APIKEY)([\"']?\s*[=:]\s*[\"']?)[\w.%-]+", r"\1\2***", text
+        )
 
     # --- REST -------------------------------------------------------------------------------------------------------
 
     async def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         """Do one request; an exception carries a `Response` in its attribute `response`."""
+        response = Response(NO_ANSWER, 0, "interrupted")
+        try:
+            answer = await self._fetch(url, method, headers, body)
+            response = Response(200, body=answer)
+        except Exception as error:
+            response = vars(error)["response"]
+            raise
+        finally:
+            self._record(self, Exchanged(method, url, body or "", response))
+        return answer
+
+    async def _fetch(self, url: str, method: str, headers: Any, body: Any) -> Any:
         wait_ms = self._wait_ms(url)
         if wait_ms > 0:
             return self._fail(Response(429, -1003, f"not sent: the exchange blocks requests for {wait_ms} ms"))

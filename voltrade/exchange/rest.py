@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
@@ -87,7 +87,6 @@ class BinanceRestClient:
         name: of the endpoint, for the source of the filters.
 
     Attributes:
-        on_answer: called with each request (ccxt's name and parameters) and its response.
         fee_prices: of the assets in which fees are paid.
     """
 
@@ -98,7 +97,6 @@ class BinanceRestClient:
         self.fee_prices = FeePrices(self.read)
         self._account = AccountReader(self.read, exchange.clock, self.fee_prices)
         self._hours = TradingHours(self.read, exchange.clock)
-        self.on_answer: Callable[[str, Mapping[str, Any], Response], None] = lambda call, params, response: None
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -406,18 +404,13 @@ class BinanceRestClient:
             call: ccxt's name of the path, such as `fapiPrivateGetAccountConfig`.
             params: its parameters, without those of signing.
         """
-        response = await self._request_once(call, params)
+        response = await self._response(call, params)
         if response.code == INVALID_TIMESTAMP and response.status == 400:
             try:
                 self.timestamp_correction_ms = await self.clock_offset()
             except ExchangeError:
                 return response
-            response = await self._request_once(call, params)
-        return response
-
-    async def _request_once(self, call: str, params: Mapping[str, Any] | None) -> Response:
-        response = await self._response(call, params)
-        self.on_answer(call, params or {}, response)
+            response = await self._response(call, params)
         return response
 
     async def _response(self, call: str, params: Mapping[str, Any] | None) -> Response:

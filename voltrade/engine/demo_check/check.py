@@ -28,6 +28,7 @@ from voltrade.engine.permission import permit
 from voltrade.engine.preflight import preflight
 from voltrade.errors import ConfigError, SessionError
 from voltrade.exchange.account_facts import account_facts, symbol_facts
+from voltrade.exchange.client import recorded_by
 from voltrade.model import Snapshot
 from voltrade.runs.ledger_file import FinalState
 
@@ -82,13 +83,13 @@ async def check_exchange(
     except FileExistsError:
         raise SessionError(f"{folder}: must be a new folder for the check's record") from None
     async with AsyncExitStack() as held:
+        record = FrameRecord(folder / FRAMES)
+        held.callback(record.close)
+        held.enter_context(recorded_by(record.on_answer))
         wiring = await wire(config, folder, environment)
         held.push_async_callback(wiring.close)
         if (ledger := open_ledger(wiring, folder)) is not None:
             held.callback(ledger.close)
-        record = FrameRecord(folder / FRAMES, wiring.exchange)
-        held.callback(record.close)
-        wiring.rest.on_answer = record.on_answer
         _allow_streams(wiring)
         report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
         context = CheckContext(wiring, report, record, on_row, on_address, f"{int(time.time()):x}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import aiohttp
 
-from voltrade.exchange.client import Response, UsdmExchange
+from voltrade.exchange.client import Exchanged, UsdmExchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +40,27 @@ class Frame:
 
 
 class FrameRecord:
-    """A file with every request, answer and frame, one JSON object a line, without keys, ids of the account and IPs."""
+    """A file with every request, answer and frame, one JSON object a line, without keys, the account's name and IPs.
 
-    def __init__(self, path: Path, exchange: UsdmExchange) -> None:
-        self._exchange = exchange
+    Requests are those of every client that was made while `recorded_by(record.on_answer)` holds, from the first on.
+    """
+
+    def __init__(self, path: Path) -> None:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         self._file: TextIO = os.fdopen(handle, "w", buffering=1)
 
-    def write(self, kind: str, **facts: Any) -> None:
-        """Write a line; after `close` do nothing."""
+    def write(self, exchange: UsdmExchange, kind: str, **facts: Any) -> None:
+        """Write a line, without the client's secrets; after `close` do nothing."""
         if not self._file.closed:
-            text = json.dumps({"at": self._exchange.clock(), "kind": kind, **facts}, default=str)
-            self._file.write(self._exchange.redact(text) + "\n")
+            text = json.dumps({"at": exchange.clock(), "kind": kind, **facts}, default=str)
+            self._file.write(exchange.redact(text) + "\n")
 
-    def on_answer(self, call: str, params: Mapping[str, Any], response: Response) -> None:
+    def on_answer(self, exchange: UsdmExchange, exchanged: Exchanged) -> None:
         """Write a request and its answer."""
+        response = exchanged.response
         facts = {"status": response.status, "code": response.code, "text": response.text, "body": response.body}
-        self.write("answer", call=call, params=params, **facts)
+        sent = {"method": exchanged.method, "url": exchanged.url, "params": exchanged.body}
+        self.write(exchange, "answer", **sent, **facts)
 
     def close(self) -> None:
         """Close the file."""
@@ -91,6 +95,7 @@ class Listener:
     async def open(self, *streams: str) -> None:
         """Dial, and subscribe to streams; a failure is kept in `error`."""
         self._web = aiohttp.ClientSession(trace_configs=[self._exchange.guard()])
+        self._write("dial", url=self._url, streams=streams)
         try:
             async with asyncio.timeout(10):
                 proxy = self._exchange.proxy_to(self._url)
@@ -101,21 +106,24 @@ class Listener:
                     await self._socket.send_json({"method": "SUBSCRIBE", "params": list(streams), "id": 1})
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.error = self._exchange.redact(f"{type(error).__name__}: {error}")
+            self._write("dial failed", text=self.error)
             return
         self._task = asyncio.create_task(self._read(self._socket))
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
-            if message.type is not aiohttp.WSMsgType.TEXT:
-                continue
             try:
-                body = json.loads(message.data)
-            except ValueError:
-                self._record.write("unreadable", stream=self.name, text=message.data[:500])
+                body = json.loads(message.data)  # of text, as Binance sends, or of bytes
+            except (ValueError, TypeError):
+                self._write("unreadable", type=message.type.name, text=str(message.data)[:500])
                 continue
             frame = Frame(self._exchange.clock(), body if isinstance(body, dict) else {"value": body})
-            self._record.write("frame", stream=self.name, body=frame.body)
+            self._write("frame", body=frame.body)
             self.frames.append(frame)
+        self._write("closed", code=socket.close_code, error=socket.exception())
+
+    def _write(self, kind: str, **facts: Any) -> None:
+        self._record.write(self._exchange, kind, stream=self.name, **facts)
 
     async def first(self, matches: Callable[[Frame], bool], within_s: float, since: int = 0) -> Frame | None:
         """Wait for a frame; return None if none came in time.
