@@ -5,6 +5,7 @@ What is refused, and what is left aside, is listed here with its reason and its 
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
@@ -21,13 +22,14 @@ from support.builders import an_instrument
 from support.recorded_streams import recorded_frames, with_agg_trades
 
 from voltrade.data.tape import load_trades
-from voltrade.errors import DataError
+from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.binance import LIVE, BinanceRestClient, BinanceWSManager, connect
-from voltrade.exchange.client import response_of
+from voltrade.exchange.client import Response, response_of
 from voltrade.exchange.fields import Fields
 from voltrade.exchange.filters import instrument_of
 from voltrade.exchange.messages import MessageReader
 from voltrade.exchange.responses import classify
+from voltrade.exchange.streams import LISTEN_KEY_RENEWAL_MS
 from voltrade.model import Instrument, Outcome
 from voltrade.simulated.symbols import shipped_instrument
 
@@ -233,6 +235,37 @@ def _settings(body: Any) -> None:
         MessageReader(fine(row["symbol"])).symbol_config(body)
 
 
+def _positions(rows: Any) -> None:
+    """Each row by its own symbol: a session reads that of its symbol alone."""
+    for row in rows:
+        MessageReader(fine(row["symbol"])).position([row], 5, "isolated")
+
+
+def _listen_key(body: Any) -> None:
+    asyncio.run(answering(body).listen_key())
+
+
+def _renewal(body: Any) -> None:
+    """A renewal that was answered counts, and the answer may name another key: then the stream is dialled anew."""
+    listener = Listener("BTCUSDT")
+    manager = listener.manager
+    manager._rest, manager._listen_key = answering(body), "an older one"
+    asyncio.run(manager._renew_listen_key(5))
+    if manager._renew_at != 5 + LISTEN_KEY_RENEWAL_MS or manager._given_key != body.get("listenKey", ""):
+        raise DataError(f"PUT listenKey: must name the key, was {body}")
+
+
+def answering(body: Any) -> BinanceRestClient:
+    """Return a client to which every request is answered so."""
+    rest = BinanceRestClient(connect(LIVE, None, lambda: 1, 5_000))
+
+    async def ask(call: str, params: Any = None) -> Response:
+        return Response(200, body=body)
+
+    rest.ask = ask  # type: ignore[method-assign]
+    return rest
+
+
 def _filters(body: Any) -> None:
     for row in body["symbols"]:
         instrument_of(body, row["symbol"], "sample")
@@ -248,15 +281,16 @@ READERS: dict[str, Callable[[Any], object]] = {
     "/fapi/v1/aggTrades": each(lambda reader: reader.agg_trade),
     "/fapi/v1/commissionRate": each(lambda reader: reader.fee_rates),
     "/fapi/v3/account": _account,
-    "/fapi/v3/positionRisk": lambda rows: MessageReader(fine("BTCUSDT")).position(rows, 5, "isolated"),
+    "/fapi/v3/positionRisk": _positions,
     "/fapi/v1/symbolConfig": _settings,
     "/fapi/v1/exchangeInfo": _filters,
     "/fapi/v1/time": lambda body: Fields("time", body).integer("serverTime"),
     "/fapi/v1/accountConfig": lambda body: [Fields("accountConfig", body).flag(name) for name in MODES],
     "/fapi/v1/premiumIndex": lambda body: Fields("premiumIndex", body).decimal("markPrice"),
-    "/fapi/v1/listenKey": lambda body: Fields("listenKey", body).has("listenKey"),
+    "POST /fapi/v1/listenKey": _listen_key,
+    "PUT /fapi/v1/listenKey": _renewal,
 }
-"""What a session reads an answer with, by path."""
+"""What a session reads an answer with, by path, or by method and path."""
 MODES = ("canTrade", "dualSidePosition", "multiAssetsMargin")
 
 
@@ -268,12 +302,12 @@ def read_answer(call: str, body: Any) -> str:
         if outcome is Outcome.ACCEPTED and "orderId" in body["result"]:
             each(lambda reader: reader.order)(body["result"])
         return f"{call}: {outcome.name}"
-    reader = READERS.get(call.split()[-1])
+    reader = READERS.get(call) or READERS.get(call.split()[-1])
     if reader is None:
         return "not asked for by any session"
     try:
         reader(body)
-    except DataError as error:
+    except (DataError, ExchangeError) as error:
         return f"{call} refused: {str(error).partition(', was')[0]}"
     return f"{call}: read"
 
@@ -304,7 +338,7 @@ ANSWERS = {
     **{"GET /fapi/v3/positionRisk: read": 4, "GET /fapi/v1/symbolConfig: read": 2, "GET /fapi/v1/time: read": 1},
     **{"GET /fapi/v1/accountConfig: read": 1, "GET /fapi/v1/commissionRate: read": 4},
     **{"GET /fapi/v1/exchangeInfo: read": 2, "GET /fapi/v1/premiumIndex: read": 1},
-    **{"POST /fapi/v1/listenKey: read": 1, "PUT /fapi/v1/listenKey: read": 1, "DELETE /fapi/v1/listenKey: read": 1},
+    **{"POST /fapi/v1/listenKey: read": 1, "PUT /fapi/v1/listenKey: read": 1},
     **{"ws-api login: ACCEPTED": 1, "ws-api login_fail: REFUSED": 1, "ws-api place_fail: REFUSED": 1},
     **{"ws-api order_place: ACCEPTED": 1, "ws-api order_cancel: ACCEPTED": 1, "ws-api snapshot: ACCEPTED": 1},
     "ws-api userdatastream_subscribe: ACCEPTED": 1,
@@ -316,8 +350,22 @@ LEFT_ASIDE = {
     **{"forceOrder": 4, "kline": 4, "list": 1, "trade": 1},
 }
 """Events that are counted and change nothing; `control` are the answers to a SUBSCRIBE."""
-NOT_ASKED = 90
+NOT_ASKED = 91
 """Answers to what no session asks for: statistics, transfers, other products."""
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "refused"),
+    [
+        ("POST /fapi/v1/listenKey", {"nonsense": 1}, "must be letters and digits"),
+        ("PUT /fapi/v1/listenKey", {"listenKey": 5}, "must name the key"),
+        ("GET /fapi/v3/positionRisk", [{"symbol": "OTHERUSDT", "positionAmt": None}], "positionRisk"),
+        ("GET /fapi/v1/time", {"serverTime": "now"}, "time.serverTime"),
+        ("GET /fapi/v1/accountConfig", {"canTrade": 1}, "accountConfig.canTrade"),
+    ],
+)
+def test_what_is_no_answer_is_not_read(call: str, body: Any, refused: str) -> None:
+    assert re.search(refused, read_answer(call, body))
 
 
 FILES = {"binance_net_endpoints": 89, "binance_net_subscriptions": 24, "nautilus_integration_resources": 51}

@@ -536,11 +536,14 @@ def test_a_triggered_stop_whose_rest_expires_is_followed_by_a_market_exit() -> N
     assert (out.order.quantity, out.reason) == (6, "STOP_REST")
 
 
-def test_a_cancel_that_is_refused_is_looked_up_since_the_order_may_have_filled() -> None:
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.REFUSED, -2011), (Outcome.UNKNOWN, -4117), (Outcome.REFUSED, -9999)]
+)
+def test_a_cancel_that_is_refused_is_looked_up_since_the_order_may_have_filled(outcome: Outcome, code: int) -> None:
     harness = Harness().in_position()
     harness.note(leave(harness.monitor, harness.time, "TIME"))
     harness.order("vt-e-1x1", "FILLED", 10)
-    [lookup] = harness.reply(TARGET, "cancel", Outcome.REFUSED, -2011)
+    [lookup] = harness.reply(TARGET, "cancel", outcome, code)
     assert isinstance(lookup, LookupOrder)
 
 
