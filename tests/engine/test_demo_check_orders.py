@@ -429,6 +429,52 @@ def test_a_short_position_is_bought_back() -> None:
     assert wreck.sold == ["BUY 4 true"]
 
 
+class Asked:
+    """A context that notes what is asked."""
+
+    symbol, instrument = "BTCUSDT", shipped_instrument("BTCUSDT")
+
+    def __init__(self, leverage: int) -> None:
+        self.wiring = SimpleNamespace(config=SimpleNamespace(risk=SimpleNamespace(leverage=leverage)))
+        self.asked: list[str] = []
+
+    async def read(self, call: str, symbol: str, leverage: int) -> None:
+        self.asked.append(f"leverage {leverage}")
+        if leverage == 19:
+            raise ExchangeError("a fault")
+
+    ask = read
+
+    async def far_below(self) -> Decimal:
+        return Decimal(50_000)
+
+    def new_name(self, letter: str) -> str:
+        return f"vt-check-9{letter}"
+
+    async def far_order(self, name: str, lots: int, price: Decimal) -> None:
+        self.asked.append(f"order {name} {price}")
+
+    async def cancel(self, name: str) -> None:
+        self.asked.append(f"cancel {name}")
+
+
+@pytest.mark.parametrize(
+    ("leverage", "kind", "asked"),
+    [
+        (5, "ACCOUNT_CONFIG_UPDATE", ["leverage 4", "leverage 5"]),
+        (2, "ACCOUNT_CONFIG_UPDATE", ["leverage 1", "leverage 2"]),
+        (1, "ORDER_TRADE_UPDATE", ["order vt-check-9f 50000", "cancel vt-check-9f"]),
+        (20, "", ["leverage 19", "leverage 20"]),
+    ],
+)
+def test_no_leverage_is_set_that_is_above_the_sessions(leverage: int, kind: str, asked: list[str]) -> None:
+    """A ceiling may be the session's own leverage; where it was lowered it is set back, whatever came."""
+    context, caused = Asked(leverage), ""
+    with suppress(ExchangeError):
+        caused = asyncio.run(private_stream.cause_event(context))  # type: ignore[arg-type]
+    assert (caused, context.asked) == (kind, asked)
+
+
 class SlowBooks(Wreck):
     """An account that traded weeks ago, and whose wallet shows the last fee only when it is looked at again."""
 

@@ -1066,6 +1066,7 @@ def test_garbage_is_counted_and_changes_nothing() -> None:
             {**bad, "q": "-1"},
             {**bad, "p": 1.5},
             {**bad, "s": "ETHUSDT"},
+            {"e": "aggTrade", "s": "BTCUSDT", **a_trade(900), "st": 2},
             {"e": "aggTrade", "s": "BTCUSDT"},
             {**MARK, "p": "x"},
             {"e": "depthUpdate", "s": "BTCUSDT"},
@@ -1074,7 +1075,7 @@ def test_garbage_is_counted_and_changes_nothing() -> None:
         await until(lambda: feed.manager.last_trade_id == 2)
         assert feed.seen == [1, 2]
         counts = feed.manager.counts
-        assert (counts.other_symbols, counts.gaps, counts.reconnects) == (1, 0, 0)
+        assert (counts.other_symbols, counts.gaps, counts.reconnects) == (2, 0, 0)
         assert counts.refused >= 5
         await feed.manager.maintain(feed.clock.now)
 

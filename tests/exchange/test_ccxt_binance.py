@@ -18,6 +18,8 @@ from voltrade.exchange.ccxt_binance import binanceusdm, errors
 told = {{"modules": sum(name.startswith("ccxt") for name in sys.modules)}}
 told["describes"] = binanceusdm({{}}).describe()
 import ccxt
+told["version"] = ccxt.__version__, ccxt.pro.__version__
+told["still"] = sum(name.startswith("ccxt") for name in sys.modules)
 told["missing"] = hasattr(ccxt, "voltrade")
 from ccxt.async_support import kraken
 import ccxt.async_support, ccxt.pro
@@ -53,6 +55,7 @@ def whole() -> dict[str, Any]:
 
 def test_other_exchanges_are_not_imported(alone: dict[str, Any], whole: dict[str, Any]) -> None:
     assert alone["modules"] < 40 < 300 < whole["modules"]
+    assert (alone["version"], alone["still"]) == (whole["version"], alone["modules"])
 
 
 def test_what_it_knows_of_the_exchange_is_the_same(alone: dict[str, Any], whole: dict[str, Any]) -> None:

@@ -50,6 +50,8 @@ def _import() -> None:
     public = {name: value for name, value in vars(_module("base.errors")).items() if not name.startswith("_")}
     vars(ccxt).update(public, Exchange=_module("base.exchange").Exchange)
     vars(asynchronous).update(Exchange=_module("async_support.base.exchange").Exchange)
+    for package in (ccxt, asynchronous, pro):
+        vars(package)["__version__"] = _module("base.exchange").__version__
     for package in (asynchronous, pro):
         for name in ("binance", "binanceusdm"):  # a package has the class under the name of its module
             vars(package)[name] = vars(_module(f"{package.__name__.removeprefix('ccxt.')}.{name}"))[name]

@@ -31,6 +31,8 @@ OVERLAP_S = 1.0
 """How long the old connection stays open after another one has taken over, so that no frame falls between them."""
 PLAN_AGAIN_MS = 60_000
 """Pause after a connection that could not be opened beside the old one."""
+COIN_MARGINED = 2
+"""Field `st` of a market event of the other product, whose contracts are in coins."""
 LISTEN_KEY_RENEWAL_MS = 30 * 60_000
 """A listen key is valid for 60 minutes."""
 LISTEN_KEY_RETRY_MS = 60_000
@@ -409,7 +411,7 @@ class BinanceWSManager:
         try:
             if kind in ("aggTrade", "markPriceUpdate"):
                 self._on_subscribed(client)
-                if body.get("s") != self._symbol:
+                if body.get("s") != self._symbol or body.get("st") == COIN_MARGINED:
                     self.counts.other_symbols += 1
                 elif kind == "aggTrade":
                     self._trades.add_trade(self._reader.agg_trade(body))

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from voltrade.engine.demo_check.context import EVENT_WITHIN_S, CheckContext, coded
 from voltrade.engine.demo_check.frames import Frame, Listener
+from voltrade.exchange.account_facts import least_lots
 from voltrade.exchange.binance import STREAM_HOSTS, Endpoint
 
 EXPIRY_WITHIN_S = 3.0
@@ -77,20 +78,36 @@ def _is_expiry(frame: Frame) -> bool:
 
 
 async def _recover(context: CheckContext) -> None:
-    """Dial with a new key, and let the leverage change and change back, which is told while flat."""
+    """Dial with a new key, and let something happen that is told while flat."""
     key = await context.wiring.rest.listen_key()
     url = f"{context.wiring.endpoint.stream}/private/ws?listenKey={key}"
     again = Listener("after the delete", url, context.wiring.exchange, context.record)
     await again.open()
-    leverage = context.wiring.config.risk.leverage
     begun = context.now
     try:
-        for value in (leverage - 1 if leverage > 1 else 2, leverage):  # not above what an authorisation may allow
-            await context.read("fapiPrivatePostLeverage", symbol=context.symbol, leverage=value)
-        event = await again.first(lambda frame: frame.kind == "ACCOUNT_CONFIG_UPDATE", EVENT_WITHIN_S)
+        kind = await cause_event(context)
+        event = await again.first(lambda frame: frame.kind == kind, EVENT_WITHIN_S)
+    finally:
+        await again.close()
+    took = event.at - begun if event else 0
+    found = f"{kind} after {took:,} ms" if event else f"no event {again.error}".strip()
+    context.row("private", "recovery of the stream", "an event on a new key", found, event is not None, took)
+
+
+async def cause_event(context: CheckContext) -> str:
+    """Do what the private stream tells of a flat account; return the kind of the event.
+
+    The leverage goes one down and back, never above what an authorisation may allow. From 1 it can't: then an order is
+    placed far from the market, and cancelled.
+    """
+    leverage = context.wiring.config.risk.leverage
+    if leverage == 1:
+        price, name = await context.far_below(), context.new_name("f")
+        await context.far_order(name, least_lots(context.instrument, price), price)
+        await context.cancel(name)
+        return "ORDER_TRADE_UPDATE"
+    try:
+        await context.read("fapiPrivatePostLeverage", symbol=context.symbol, leverage=leverage - 1)
     finally:
         await context.ask("fapiPrivatePostLeverage", symbol=context.symbol, leverage=leverage)
-    took = event.at - begun if event else 0
-    found = f"ACCOUNT_CONFIG_UPDATE after {took:,} ms" if event else f"no event {again.error}".strip()
-    context.row("private", "recovery of the stream", "an event on a new key", found, event is not None, took)
-    await again.close()
+    return "ACCOUNT_CONFIG_UPDATE"
