@@ -34,6 +34,7 @@ from voltrade.engine.demo_check.report import QUESTIONS, Report, Row
 from voltrade.errors import ConfigError, ExchangeError, SessionError
 from voltrade.exchange.account_facts import AccountFacts, SymbolFacts
 from voltrade.exchange.binance import LIVE, Endpoint, connect
+from voltrade.exchange.client import Exchanged
 from voltrade.exchange.client import Response as Answer
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import DAY_MS, Trades
@@ -633,7 +634,7 @@ def test_a_part_that_ends_in_an_error_fails_the_check() -> None:
     """Also a clean-up that may have left something."""
     report = Report("", "BTCUSDT", "", has_traded=True)
     wiring: Any = SimpleNamespace(exchange=SimpleNamespace(redact=str), clock=lambda: 1)
-    contact = CheckContext(wiring, report, wiring, lambda row: None, "1")
+    contact = CheckContext(wiring, report, wiring, lambda row: None, str, "1")
 
     async def story(error: Exception) -> None:
         async with contact.part("stops"):
@@ -732,16 +733,22 @@ def test_the_recovery_sets_no_leverage_above_the_sessions(monkeypatch: pytest.Mo
 def test_the_record_has_no_key_and_no_address(tmp_path: Path) -> None:
     client = connect(LIVE, Credentials(KEY, SECRET), lambda: 1, 5_000)
     client.add_secret("listen-key-7")
-    record = FrameRecord(tmp_path / FRAMES, client)
+    record = FrameRecord(tmp_path / FRAMES)
     text = f"Invalid API-key {KEY}, IP, or permissions for action, request ip: 203.0.113.77"
-    record.on_answer("fapiPrivateGetOrder", {"apiKey": "another", "secret": SECRET}, Answer(401, -2015, text))
-    record.on_answer("fapiPrivatePostListenKey", {}, Answer(200, 0, "", {"listenKey": "listen-key-7"}))
-    record.write("frame", stream="private", body={"e": "listenKeyExpired", "listenKey": "listen-key-7"})
+    url = "https://fapi.binance.com/fapi/v1/order?apiKey=another&timestamp=5&signature=0a1b"
+    for exchanged in (
+        Exchanged("GET", url, f"secret={SECRET}", Answer(401, -2015, text, {"msg": text})),
+        Exchanged("POST", "https://fapi.binance.com/fapi/v1/listenKey", "", Answer(200, body={"listenKey": "lk-8"})),
+        Exchanged("GET", "https://fapi.binance.com/fapi/v3/balance", "", Answer(200, body=[{"accountAlias": "sgOf"}])),
+    ):
+        record.on_answer(client, exchanged)
+    record.write(client, "frame", stream="private", body={"e": "listenKeyExpired", "listenKey": "listen-key-7"})
     record.close()
     path = tmp_path / FRAMES
     written = path.read_text()
-    assert written.count("***") >= 5
-    assert not [word for word in (KEY, SECRET, "another", "203.0.113.77", "listen-key-7") if word in written]
+    assert written.count("***") >= 9
+    secret = (KEY, SECRET, "another", "203.0.113.77", "listen-key-7", "lk-8", "sgOf", "0a1b")
+    assert not [word for word in secret if word in written]
     assert path.stat().st_mode & 0o777 == 0o600
 
 

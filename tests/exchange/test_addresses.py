@@ -131,7 +131,7 @@ def test_the_checks_own_websockets_go_to_the_exchange_only_and_follow_no_redirec
         async with a_harness() as harness:
             moved = Say(307, "", {"Location": f"{stranger.address}/private/ws?listenKey=k"})
             harness.fake.always["GET", "/private/moved"] = moved
-            record = FrameRecord(tmp_path / "frames.jsonl", harness.exchange)
+            record = FrameRecord(tmp_path / "frames.jsonl")
             for host in (harness.fake.stream, stranger.address.replace("http", "ws", 1)):
                 listener = Listener("private", f"{host}/private/moved?listenKey=k", harness.exchange, record)
                 await listener.open()
