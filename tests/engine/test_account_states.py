@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, FakeBinance, Say, error
+from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, Asked, FakeBinance, Say, error
 
 from voltrade.config import Config
 from voltrade.engine import modes
@@ -101,10 +101,11 @@ class Account:
         )
 
     def config(self, **changed: bool) -> None:
-        flags = {"canTrade": True, "dualSidePosition": False, "multiAssetsMargin": False}
-        self.get("accountConfig", flags | changed)
+        self.flags = {"canTrade": True, "dualSidePosition": False, "multiAssetsMargin": False} | changed
+        self.get("accountConfig", self.flags)
 
     def settings(self, margin: str = "ISOLATED", leverage: int = 5) -> None:
+        self.margin, self.leverage = margin, leverage
         self.get("symbolConfig", [{"symbol": "BTCUSDT", "marginType": margin, "leverage": leverage}])
 
     def holds(self, *assets: dict[str, Any], positions: Any = ()) -> None:
@@ -124,6 +125,28 @@ class Account:
 
     def rights(self, **changed: Any) -> None:
         self.fake.always["GET", "/sapi/v1/account/apiRestrictions"] = Say(body=RIGHTS | changed)
+
+    def takes_settings(self) -> None:
+        """Change what Binance says of the account once a setting is sent, and refuse orders in hedge mode till then."""
+        account = self.fake.always
+
+        def leverage(asked: Asked) -> Say:
+            self.settings(self.margin, int(asked.params["leverage"]))
+            return Say(body={"leverage": self.leverage})
+
+        def margin(asked: Asked) -> Say:
+            self.settings(asked.params["marginType"], self.leverage)
+            return Say(body={"code": 200, "msg": "success"})
+
+        def one_way(_: Asked) -> Say:
+            if not self.flags["dualSidePosition"]:
+                return error(-4059, "No need to change position side.")
+            self.config()
+            account["POST", "/fapi/v1/order/test"] = Say(body={})
+            return Say(body={"code": 200, "msg": "success"})
+
+        for path, answer in (("leverage", leverage), ("marginType", margin), ("positionSide/dual", one_way)):
+            account["POST", f"/fapi/v1/{path}"] = answer
 
     def refuses(self, code: int, text: str, status: int = 400) -> None:
         self.fake.always["POST", "/fapi/v1/order/test"] = error(code, text, status)
@@ -411,6 +434,87 @@ def test_live_at_binance_itself_wants_a_passed_check(
     assert start(beside(run), live())["error"] == PASSED
     account = f"{LIVE.rest} sgTest"  # whichever of Binance's hosts is used, it is the same account, and has one ledger
     assert (accounts_home(os.environ) / file_name(account, "live")).with_suffix(".lock").exists()
+
+
+SETTABLE: dict[str, State] = {
+    "cross and 20x": lambda a: a.settings("CROSSED", 20),
+    "hedge mode": lambda a: (a.config(dualSidePosition=True), a.refuses(-4061, "position side does not match")),
+    "1x, at which the largest order has too little margin": lambda a: (
+        a.settings("ISOLATED", 1), a.refuses(-2019, "Margin is insufficient.")),
+}  # fmt: skip
+NOT_MENDED: dict[str, tuple[State, str]] = {
+    "multi-assets mode": (lambda a: a.config(dualSidePosition=True, multiAssetsMargin=True), "margin mode: "),
+    "an unsigned stock perpetual": (
+        lambda a: (a.settings("CROSSED", 20), a.refuses(-4411, "Please sign")), "smallest order: .*agreement"),
+    "a refusal that no setting explains": (
+        lambda a: (a.settings("CROSSED", 20), a.refuses(-4061, "no")), "smallest order: .*-4061"),
+    "an order by hand": (
+        lambda a: (a.settings("CROSSED", 20), a.orders(an_order("BTCUSDT", "web_x"))), "open orders: .*margin type: "),
+}  # fmt: skip
+
+
+def changed(fake: FakeBinance) -> list[tuple[str, str]]:
+    """Return what was sent that changes the account, with the value."""
+    names = {"/fapi/v1/leverage": "leverage", "/fapi/v1/marginType": "marginType"}
+    sent = [asked for asked in fake.asked if asked.method != "GET" and not asked.path.endswith("order/test")]
+    return [(asked.path.removeprefix("/fapi/v1/"), asked.params.get(names.get(asked.path, ""), "")) for asked in sent]
+
+
+ALL_SET = [("positionSide/dual", ""), ("marginType", "ISOLATED"), ("leverage", "5")]
+
+
+@pytest.mark.parametrize("state", SETTABLE)
+def test_settings_that_differ_are_set_last_and_the_table_is_made_again(
+    state: str, fake: FakeBinance, run: Path
+) -> None:
+    account = Account(fake)
+    account.takes_settings()
+    SETTABLE[state](account)
+    if state.startswith("1x"):  # the fake forgets the refusal with the setting that it comes from
+        raised = fake.always["POST", "/fapi/v1/leverage"]
+        fake.always["POST", "/fapi/v1/leverage"] = lambda asked: (
+            fake.always.update({("POST", "/fapi/v1/order/test"): Say(body={})}), raised(asked))[1]  # fmt: skip
+    record = start(run, live(apply_account_settings=True))
+    assert record["error"] == PASSED
+    assert changed(fake) == ALL_SET
+    assert not [row for row in record["checks"] if row["will_be_set"]]
+
+
+@pytest.mark.parametrize("state", NOT_MENDED)
+def test_nothing_is_set_where_anything_else_prevents_the_start(state: str, fake: FakeBinance, run: Path) -> None:
+    happens, rule = NOT_MENDED[state]
+    account = Account(fake)
+    account.takes_settings()
+    happens(account)
+    error = start(run, live(apply_account_settings=True))["error"]
+    assert all(re.search(each, error) for each in rule.split(".*margin type: ")), error
+    assert changed(fake) == []
+
+
+def test_nothing_is_set_before_a_passed_check_and_a_check_of_the_account_as_it_will_be_counts(
+    fake: FakeBinance, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = Endpoint("live", fake.rest, fake.stream, fake.rest)
+    monkeypatch.setattr(modes, "_endpoint", lambda config: endpoint)
+    account = Account(fake)
+    account.takes_settings()
+    account.settings("CROSSED", 20)
+    assert start(run, live(apply_account_settings=True))["error"].startswith("demo check: must be passed")
+    assert changed(fake) == []
+    kind = "one-way, single-asset, isolated, PERPETUAL, USDT"
+    keep_passed({"version": exchange_version(), "kind": kind, "time": now(), "mode": "demo"}, os.environ)
+    assert start(beside(run), live(apply_account_settings=True))["error"] == PASSED
+    assert changed(fake) == ALL_SET
+
+
+def test_settings_that_the_exchange_accepts_and_does_not_take_stop_the_start(fake: FakeBinance, run: Path) -> None:
+    account = Account(fake)
+    account.takes_settings()
+    account.settings("CROSSED", 20)
+    fake.always["POST", "/fapi/v1/leverage"] = Say(body={"leverage": 20})
+    error = start(run, live(apply_account_settings=True))["error"]
+    assert error == "leverage: must be 5 (the exchange has just accepted that), was 20"
+    assert changed(fake) == ALL_SET
 
 
 def a_day(volume: int, *, closed: int) -> list[Any]:

@@ -6,6 +6,7 @@ checks and doesn't place is sent (`order/test`).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from decimal import Decimal
 
 from voltrade.config import Config, milliseconds
@@ -36,7 +37,7 @@ KEY_PAGE = "Binance: Account, API Management, Edit restrictions"
 FUTURES_PREFERENCES = "Binance: Futures, Preferences"
 
 LEAST_ORDER = "smallest order"
-"""The row about an order that Binance checks and doesn't place; in hedge mode it is refused until that is changed."""
+"""The row about an order that Binance checks and doesn't place."""
 
 KEY_CODES = frozenset({-1002, -1022, -2014, -2015, -2017})
 UNSIGNED = -4411
@@ -44,7 +45,12 @@ UNSIGNED = -4411
 
 
 async def account_checks(
-    rest: BinanceRestClient, instrument: Instrument, snapshot: Snapshot, config: Config, last: FinalState | None
+    rest: BinanceRestClient,
+    instrument: Instrument,
+    snapshot: Snapshot,
+    config: Config,
+    last: FinalState | None,
+    mended: Collection[int] = (),
 ) -> list[Check]:
     """Read what the account and its key may do, and compare it with what a session needs.
 
@@ -54,6 +60,7 @@ async def account_checks(
         snapshot: The account as it was just read.
         config: Settings of the session.
         last: The state that the account's last run ended in; it explains a position.
+        mended: Codes of refusals that end with the account settings which the start will set.
 
     Raises:
         ExchangeError: The account could not be read.
@@ -63,7 +70,7 @@ async def account_checks(
     return [
         contract(symbol, config, snapshot.time),
         Check("may trade", _yes(facts.can_trade), f"yes; see {FUTURES_PREFERENCES}", facts.can_trade),
-        await _least_order(rest, instrument),
+        await _least_order(rest, instrument, mended),
         assets(facts),
         wallet(snapshot, config),
         position(facts.positions.get(instrument.symbol, Decimal(0)), instrument, last),
@@ -136,12 +143,14 @@ FAR_FUTURE = 4_000_000_000_000
 """A delivery after this time, in 2096, stands for none."""
 
 
-async def _least_order(rest: BinanceRestClient, instrument: Instrument) -> Check:
+async def _least_order(rest: BinanceRestClient, instrument: Instrument, mended: Collection[int]) -> Check:
     lots = least_lots(instrument, await mark_price(rest, instrument.symbol))
     response = await check_order(rest, instrument, lots)
     what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by Binance and not placed"
     if response.status == 200:
         return Check(LEAST_ORDER, what)
+    if response.code in mended:
+        return Check(LEAST_ORDER, f"{what}, asked again once the account is set", will_be_set=True)
     wanted = "one that Binance accepts"
     if response.code in KEY_CODES:
         wanted = f"one that the key may place from this address: {KEY_PAGE}, Enable Futures and the list of addresses"

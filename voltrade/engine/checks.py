@@ -13,6 +13,7 @@ class Check:
     """One row: what was found, what it must be (empty where anything is allowed), and whether it is right.
 
     `is_ours` tells that the exchange holds a position of ours: whatever is wrong, a session must look after it then.
+    `will_be_set` tells that the row is right only once the start has set the account, its last step.
     """
 
     item: str
@@ -20,6 +21,7 @@ class Check:
     wanted: str = ""
     ok: bool = True
     is_ours: bool = False
+    will_be_set: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return the row as plain values."""

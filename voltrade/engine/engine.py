@@ -26,7 +26,6 @@ from voltrade.core import TradingCore
 from voltrade.engine import recorder, recovery
 from voltrade.engine.account_history import (
     last_final_state,
-    ledger_checks,
     open_ledger,
     save_final_state,
     started_from,
@@ -34,7 +33,6 @@ from voltrade.engine.account_history import (
 )
 from voltrade.engine.checks import Check, has_our_position, refused
 from voltrade.engine.control import Control
-from voltrade.engine.demo_check.passed import check_demo_check
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
 from voltrade.engine.modes import SELDOM_S, Known, Wiring, waited_for, wire
@@ -42,11 +40,11 @@ from voltrade.engine.notebook_watch import await_notebook
 from voltrade.engine.notifier import Notifier
 from voltrade.engine.operator_commands import OperatorCommands
 from voltrade.engine.paper import PaperExchange
-from voltrade.engine.preflight import notifications, preflight
 from voltrade.engine.recorder import Recording
 from voltrade.engine.repeated_alarms import Alarms
 from voltrade.engine.resumption import Resumption
 from voltrade.engine.session_messages import Message, SessionMessages, Urgency
+from voltrade.engine.start_checks import start_checks
 from voltrade.engine.status import engine_status
 from voltrade.engine.warmup import Loader, Progress
 from voltrade.errors import SessionError
@@ -319,11 +317,8 @@ class Engine:
         Raises:
             SessionError: Names each row that failed.
         """
-        table = partial(preflight, wiring, self._resumed_from, is_new, snapshot)
+        table = partial(start_checks, wiring, self._ledger, self._resumed_from, self.notifier, is_new, snapshot)
         checks = await waited_for(table, is_wanted=not is_new, longest_s=SELDOM_S)
-        checks += await check_demo_check(wiring, os.environ) if is_new else []
-        checks += ledger_checks(self._ledger, self._resumed_from, is_new, wiring)
-        checks.append(notifications(self.notifier))
         self._record.note(checks=[check.plain() for check in checks])
         if is_new and (why := refused(checks)):
             if not has_our_position(checks):

@@ -14,7 +14,8 @@ from typing import Any
 
 from voltrade.compiled import cache_home, is_kept
 from voltrade.config import Config
-from voltrade.engine.account_checks import LEAST_ORDER, account_checks, contract, position, rights_check
+from voltrade.engine.account_checks import account_checks, contract, position, rights_check
+from voltrade.engine.account_settings import mended_refusals, settings_checks
 from voltrade.engine.authorisation import largest_notional
 from voltrade.engine.checks import Check, rounded
 from voltrade.engine.modes import Wiring
@@ -30,19 +31,20 @@ CLOCK_WITHIN_MS = 1_000
 
 
 async def preflight(
-    wiring: Wiring, last: FinalState | None = None, is_new: bool = True, snapshot: Snapshot | None = None
+    wiring: Wiring,
+    last: FinalState | None = None,
+    is_new: bool = True,
+    snapshot: Snapshot | None = None,
+    was_set: bool = False,
 ) -> list[Check]:
-    """Read the account and the market from the exchange, and compare them with the settings.
-
-    With `apply_account_settings`, account settings that differ are set first, if the run is new, the account has no
-    position or order, and nothing else prevents the start.
+    """Read the account and the market from the exchange, and compare them with the settings. Nothing is changed.
 
     Args:
         wiring: Exchange and settings of the session.
         last: The state that the account's last run ended in; it explains a position.
-        is_new: Whether the run is new. A resumed one trades already while its table is made, so that less is asked, and
-            nothing set.
+        is_new: Whether the run is new. A resumed one trades already while its table is made, so that less is asked.
         snapshot: The account, where it was just read; else it is read now.
+        was_set: Whether the account settings have just been set; see `account_settings.set_last`.
 
     Raises:
         ExchangeError: The exchange could not be read.
@@ -57,15 +59,9 @@ async def preflight(
     ]
     checks += [*await _rights(wiring), _compiled(config)] if is_new else []
     snapshot = snapshot or await wiring.gateway.snapshot(config.session.symbol, 0)
-    holdings = await _holdings(wiring, snapshot, last, is_new)
-    may_be_set = is_new and _may_be_set(snapshot, config)
-    if may_be_set and all(check.ok for check in [*checks, *holdings] if check.item != LEAST_ORDER):
-        await wiring.gateway.apply_account_settings(
-            config.session.symbol, config.risk.leverage, config.risk.margin_type
-        )
-        snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
-        holdings = await _holdings(wiring, snapshot, last, is_new)
-    checks += [*_account(snapshot, config), *holdings]
+    settings = settings_checks(snapshot, config, is_new, was_set)
+    checks += [*settings, *_assets_and_fees(snapshot)]
+    checks += await _holdings(wiring, snapshot, last, is_new, mended_refusals(settings))
     return [*checks, *_market(wiring.filters), *_limits(config)]
 
 
@@ -115,11 +111,13 @@ def _compiled(config: Config) -> Check:
     return Check("compiled rules", found, "kept in a folder that can be written (VOLTRADE_CACHE names it)", is_right)
 
 
-async def _holdings(wiring: Wiring, snapshot: Snapshot, last: FinalState | None, is_new: bool) -> list[Check]:
+async def _holdings(
+    wiring: Wiring, snapshot: Snapshot, last: FinalState | None, is_new: bool, mended: frozenset[int]
+) -> list[Check]:
     """Return the rows about symbol and holdings; a simulated account may hold anything."""
     instrument, config = wiring.instrument, wiring.config
     if is_new and config.session.mode in ("demo", "live"):
-        return await account_checks(wiring.rest, wiring.filters, snapshot, config, last)
+        return await account_checks(wiring.rest, wiring.filters, snapshot, config, last, mended)
     held = position(instrument.quantity(snapshot.position.quantity), instrument, last)
     symbol = [contract(await symbol_facts(wiring.rest, instrument.symbol), config, snapshot.time)] if is_new else []
     return [
@@ -135,37 +133,11 @@ async def _clock(wiring: Wiring) -> Check:
     return Check("clock", f"{offset:+,} ms", f"within {CLOCK_WITHIN_MS:,} ms", abs(offset) <= CLOCK_WITHIN_MS)
 
 
-def _may_be_set(snapshot: Snapshot, config: Config) -> bool:
-    """Whether account settings differ, and are to be set."""
-    wanted = (False, config.risk.leverage, config.risk.margin_type)
-    differs = (snapshot.hedge_mode, snapshot.leverage, snapshot.margin_type) != wanted
-    return config.session.apply_account_settings and differs and _is_flat(snapshot)
-
-
-def _is_flat(snapshot: Snapshot) -> bool:
-    return not (snapshot.position.quantity or snapshot.orders or snapshot.algo_orders)
-
-
-def _account(snapshot: Snapshot, config: Config) -> list[Check]:
-    risk = config.risk
-    mode = "hedge" if snapshot.hedge_mode else "one-way"
+def _assets_and_fees(snapshot: Snapshot) -> list[Check]:
     assets = "multi-assets" if snapshot.multi_assets else "single-asset"
+    wanted = "single-asset (Binance: Futures, Preferences, Asset mode)"
     fees = f"taker {_percent(snapshot.taker_fee_e8)}, maker {_percent(snapshot.maker_fee_e8)}"
-    helps = "-p apply_account_settings True sets it" if _is_flat(snapshot) else "close position and orders, then set it"
-    return [
-        Check("position mode", mode, f"one-way ({helps})", not snapshot.hedge_mode),
-        Check(
-            "margin mode", assets, "single-asset (Binance: Futures, Preferences, Asset mode)", not snapshot.multi_assets
-        ),
-        Check(
-            "margin type",
-            snapshot.margin_type,
-            f"{risk.margin_type} ({helps})",
-            snapshot.margin_type == risk.margin_type,
-        ),
-        Check("leverage", f"{snapshot.leverage}", f"{risk.leverage} ({helps})", snapshot.leverage == risk.leverage),
-        Check("fees", fees),
-    ]
+    return [Check("margin mode", assets, wanted, not snapshot.multi_assets), Check("fees", fees)]
 
 
 def _market(instrument: Instrument) -> list[Check]:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from voltrade.config import Config
 from voltrade.engine.account_history import last_final_state, open_ledger
+from voltrade.engine.account_settings import set_last
+from voltrade.engine.checks import Check
 from voltrade.engine.demo_check import market, money, orders, private_stream, stops
 from voltrade.engine.demo_check.context import CheckContext
 from voltrade.engine.demo_check.frames import FrameRecord
@@ -108,7 +110,11 @@ def _allow_streams(wiring: Wiring) -> None:
 
 async def _begin(context: CheckContext, last: FinalState | None) -> None:
     """Make the start-up table, the first rows of the check."""
-    for row in await preflight(context.wiring, last):
+
+    async def table(was_set: bool) -> list[Check]:
+        return await preflight(context.wiring, last, was_set=was_set)
+
+    for row in await set_last(context.wiring, table):
         context.report.add(row)
         context.on_row(context.report.rows[-1])
 

@@ -32,11 +32,15 @@ def exchange_version() -> str:
 
 def account_kind(snapshot: Snapshot, symbol: SymbolFacts, instrument: Instrument) -> str:
     """Return the kind of an account and symbol; a check of one kind says nothing of another."""
+    return _kind(snapshot.hedge_mode, snapshot.multi_assets, snapshot.margin_type, symbol, instrument)
+
+
+def _kind(hedge_mode: bool, multi_assets: bool, margin_type: str, symbol: SymbolFacts, instrument: Instrument) -> str:
     return ", ".join(
         [
-            "hedge" if snapshot.hedge_mode else "one-way",
-            "multi-assets" if snapshot.multi_assets else "single-asset",
-            snapshot.margin_type,
+            "hedge" if hedge_mode else "one-way",
+            "multi-assets" if multi_assets else "single-asset",
+            margin_type,
             symbol.contract_type or "PERPETUAL",
             instrument.quote_asset,
         ]
@@ -84,8 +88,9 @@ async def check_demo_check(wiring: Wiring, environment: Mapping[str, str]) -> li
         return []
     if wiring.endpoint.name != "live":
         return [Check("demo check", "not needed: a simulated venue stands in for Binance")]
-    snapshot = await wiring.gateway.snapshot(config.session.symbol, 0)
-    kind = account_kind(snapshot, await symbol_facts(wiring.rest, config.session.symbol), wiring.instrument)
+    # As the account must be, since the start may have to set it first, and refuses any other.
+    symbol = await symbol_facts(wiring.rest, config.session.symbol)
+    kind = _kind(False, False, config.risk.margin_type, symbol, wiring.instrument)
     return [passed_check(kind, wiring.clock(), environment, config.session.allow_unchecked)]
 
 

@@ -1,0 +1,63 @@
+"""Position mode, margin type and leverage: their rows of the start-up table, and the last step of a start that sets them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+
+from voltrade.config import Config
+from voltrade.engine.checks import Check, refused
+from voltrade.engine.modes import Wiring
+from voltrade.model import Snapshot
+
+MENDED_REFUSALS = {"position mode": (-4061,), "margin type": (), "leverage": (-2019, -2027, -2028)}
+"""The settings' rows, and the refusals of an order by each setting as it is before the start has set it."""
+
+
+def settings_checks(snapshot: Snapshot, config: Config, is_new: bool, was_set: bool) -> list[Check]:
+    """Return the rows about the account settings; those that the start will set are right.
+
+    Args:
+        snapshot: The account as it was just read.
+        config: Settings of the session.
+        is_new: Whether the run is new; nothing is set for a resumed one.
+        was_set: Whether the settings have just been sent, so that none may differ any more.
+    """
+    risk = config.risk
+    pairs = (
+        ("hedge" if snapshot.hedge_mode else "one-way", "one-way"),
+        (snapshot.margin_type, risk.margin_type),
+        (f"{snapshot.leverage}", f"{risk.leverage}"),
+    )
+    is_flat = not (snapshot.position.quantity or snapshot.orders or snapshot.algo_orders)
+    will_set = config.session.apply_account_settings and is_flat and is_new and not was_set
+    helps = "-p apply_account_settings True sets it" if is_flat else "close position and orders, then set it"
+    helps = "the exchange has just accepted that" if was_set else helps
+    return [
+        Check(item, f"{found}, will be set to {wanted}", wanted, will_be_set=True)
+        if found != wanted and will_set
+        else Check(item, found, f"{wanted} ({helps})", found == wanted)
+        for item, (found, wanted) in zip(MENDED_REFUSALS, pairs, strict=True)
+    ]
+
+
+def mended_refusals(checks: Iterable[Check]) -> frozenset[int]:
+    """Return the refusals of an order that are explained by settings which the start will set."""
+    return frozenset(code for check in checks if check.will_be_set for code in MENDED_REFUSALS.get(check.item, ()))
+
+
+async def set_last(wiring: Wiring, table: Callable[[bool], Awaitable[list[Check]]]) -> list[Check]:
+    """Make the start-up table; if only account settings stand against the start, set them and make it again.
+
+    Args:
+        wiring: Exchange and settings of the session.
+        table: Makes the whole table; its argument tells whether the settings have just been set.
+
+    Raises:
+        ExchangeError: The account could not be read, or a setting was refused.
+    """
+    checks = await table(False)
+    if refused(checks) or not any(check.will_be_set for check in checks):
+        return checks
+    config = wiring.config
+    await wiring.gateway.apply_account_settings(config.session.symbol, config.risk.leverage, config.risk.margin_type)
+    return await table(True)
