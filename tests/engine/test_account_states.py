@@ -474,7 +474,13 @@ def test_settings_that_differ_are_set_last_and_the_table_is_made_again(
         raised = fake.always["POST", "/fapi/v1/leverage"]
         fake.always["POST", "/fapi/v1/leverage"] = lambda asked: (
             fake.always.update({("POST", "/fapi/v1/order/test"): Say(body={})}), raised(asked))[1]  # fmt: skip
-    record = start(run, live(apply_account_settings=True))
+    config = live(apply_account_settings=True)
+    told = asyncio.run(examine(config, os.environ))
+    assert [row for row in told if not row.ok] == []
+    assert changed(fake) == []
+    assert [row.item for row in told if "will be set to " in row.found]
+
+    record = start(run, config)
     assert record["error"] == PASSED
     assert changed(fake) == ALL_SET
     assert not [row for row in record["checks"] if row["will_be_set"]]
@@ -486,8 +492,10 @@ def test_nothing_is_set_where_anything_else_prevents_the_start(state: str, fake:
     account = Account(fake)
     account.takes_settings()
     happens(account)
+    said = "; ".join(f"{row.item}: {row.wanted}" for row in asyncio.run(examine(live(apply_account_settings=True))))
     error = start(run, live(apply_account_settings=True))["error"]
     assert all(re.search(each, error) for each in rule.split(".*margin type: ")), error
+    assert re.search(rule.split(":")[0], said)
     assert changed(fake) == []
 
 

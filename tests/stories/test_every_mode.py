@@ -325,7 +325,7 @@ def test_the_doctor_prints_the_start_up_table_and_changes_nothing(
     address, folder = quiet_stand_in
     before = len(Truth.of(folder).kind("accepted"))
     command = ["doctor", "-p", "mode", "live", "-p", "venue", address, "-p", "leverage", "9"]
-    assert main([*command, "-p", "apply_account_settings", "True"]) == 1
+    assert main(command) == 1
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     word = f"confirmation: must be 'trade BTCUSDT up to 20000 on account {ACCOUNT}, {datetime.now(UTC):%Y-%m-%d}'"
     assert [line for line in said if line.startswith(f"!! permission missing: {word}")]

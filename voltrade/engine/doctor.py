@@ -28,7 +28,6 @@ from voltrade.runs.ledger_file import accounts_home
 
 async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
     """Return the start-up rows of a session with these settings."""
-    config = config.model_copy(update={"session": config.session.model_copy(update={"apply_account_settings": False})})
     checks = [*_machine(environment), notifications(Notifier(environment, "")), *_permission(config, environment)]
     checks += [_threshold(config)]
     if any(check.item == "keys" for check in checks):
