@@ -204,6 +204,11 @@ def test_a_field_that_a_file_has_twice_allows_nothing(tmp_path: Path) -> None:
         ({"daily_loss_resume": "after_seconds"}, "daily_loss_resume must be next_utc_day under max_daily_loss"),
         ({"daily_loss_resume": "person"}, "daily_loss_resume must be next_utc_day under max_daily_loss, was 'person'"),
         ({"drawdown_resume": "after_seconds"}, "drawdown_resume must be person under max_drawdown"),
+        # and an open position would go on losing
+        ({"daily_loss_action": "block"}, "daily_loss_action must be flatten under max_daily_loss, was 'block'"),
+        ({"daily_loss_action": "cancel"}, "daily_loss_action must be flatten under max_daily_loss, was 'cancel'"),
+        ({"drawdown_action": "block"}, "drawdown_action must be flatten under max_drawdown, was 'block'"),
+        ({"drawdown_action": "cancel"}, "drawdown_action must be flatten under max_drawdown, was 'cancel'"),
     ],
 )
 def test_no_parameter_exceeds_a_ceiling_by_either_permission(

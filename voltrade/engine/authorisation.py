@@ -11,7 +11,7 @@ import json
 import os
 import pwd
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from hashlib import sha256
@@ -46,8 +46,8 @@ class Ceiling:
     what: str
     """What it limits, in words."""
     value: Callable[[RiskSettings], Decimal]
-    must: tuple[str, str] = ("", "")
-    """A setting, and the value that it must have so that the ceiling holds within the session too."""
+    must: Mapping[str, str] = field(default_factory=dict)
+    """Settings, and the values that they must have so that the ceiling holds within the session too."""
 
 
 def _part(risk: RiskSettings, fraction: float) -> Decimal:
@@ -57,18 +57,19 @@ def _part(risk: RiskSettings, fraction: float) -> Decimal:
 CEILINGS = (
     # Each entry's size is at most this at the expected price, and there is one position at a time.
     Ceiling("max_notional", "capital x max_notional_multiple", lambda risk: _part(risk, risk.max_notional_multiple)),
-    # Any other resumption measures the day's loss anew, so that a second loss of this size could follow it.
+    # By another action an open position goes on losing. Any other resumption measures the day's loss anew, so that a
+    # second loss of this size could follow it.
     Ceiling(
         "max_daily_loss",
         "capital x max_daily_loss_fraction",
         lambda risk: _part(risk, risk.max_daily_loss_fraction),
-        ("daily_loss_resume", "next_utc_day"),
+        {"daily_loss_action": "flatten", "daily_loss_resume": "next_utc_day"},
     ),
     Ceiling(
         "max_drawdown",
         "capital x max_drawdown_fraction",
         lambda risk: _part(risk, risk.max_drawdown_fraction),
-        ("drawdown_resume", "person"),
+        {"drawdown_action": "flatten", "drawdown_resume": "person"},
     ),
     Ceiling("max_risk_fraction", "risk_fraction", lambda risk: Decimal(str(risk.risk_fraction))),
     # Another leverage at the exchange stops the start, and within a session the entries.
@@ -159,8 +160,7 @@ class Authorisation:
                 continue
             value = each.value(risk)
             rules.append((f"{each.what} must be at most {each.name} {most:f}", value <= most, f"{value:f}"))
-            setting, must = each.must
-            if setting:
+            for setting, must in each.must.items():
                 found = str(getattr(risk, setting))
                 rules.append((f"{setting} must be {must} under {each.name}", found == must, found))
         return rules
