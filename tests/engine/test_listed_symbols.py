@@ -68,8 +68,8 @@ REFUSED = {
     ): 1,
 }
 DELIVERED = (
-    "contract: must be TRADING, and delivered after the session's end: set duration_s so that it ends before, "
-    "was TRADING"
+    "contract: must be TRADING, and delivered after the session is surely flat: set duration_s so that it ends before, "
+    "with on_duration_end flatten and 10 minutes to spare, was TRADING"
 )
 
 
@@ -119,6 +119,24 @@ def test_names_of_symbols(symbol: str) -> None:
 def test_other_names_are_refused_with_an_example(symbol: str) -> None:
     with pytest.raises(ConfigError, match="symbol: must be one symbol, such as BTCUSDT, or BTCUSDT_260327"):
         Config.from_parameters(symbol=symbol)
+
+
+@pytest.mark.parametrize(
+    ("delivered_in_s", "parameters", "ok"),
+    [
+        (7_200, {"duration_s": 3_600.0}, True),
+        (7_200, {"duration_s": 3_600.0, "on_duration_end": "carry_on"}, False),  # trades on
+        (7_200, {"duration_s": 3_600.0, "on_duration_end": "protect"}, False),  # leaves its position to the delivery
+        (7_200, {}, False),
+        (4_200, {"duration_s": 3_600.0}, False),  # no time to load earlier trades first, and to close
+        (4_201, {"duration_s": 3_600.0}, True),
+    ],
+)
+def test_a_symbol_is_delivered_after_the_session_is_surely_flat(
+    delivered_in_s: int, parameters: dict[str, Any], ok: bool
+) -> None:
+    facts = symbol_facts_of(row_of(contractType="CURRENT_QUARTER", deliveryDate=delivered_in_s * 1_000), "BTCUSDT")
+    assert contract(facts, Config.from_parameters(mode="demo", **parameters), 0).ok is ok
 
 
 def row_of(**changed: Any) -> dict[str, Any]:

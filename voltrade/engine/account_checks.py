@@ -25,7 +25,7 @@ from voltrade.exchange.account_facts import (
 )
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.trading_hours import SHUT, UNKNOWN
-from voltrade.model import OUR_ORDERS, Instrument, Purpose, Snapshot, moment_text, money_text
+from voltrade.model import NEVER, OUR_ORDERS, Instrument, Purpose, Snapshot, moment_text, money_text
 from voltrade.order_states import DONE
 from voltrade.runs.ledger_file import FinalState
 from voltrade.symbol_filters import TRADING
@@ -113,9 +113,8 @@ CONTRACT_TYPES = ("PERPETUAL", "CURRENT_QUARTER", "NEXT_QUARTER", "TRADIFI_PERPE
 
 def contract(symbol: SymbolFacts, config: Config, now: int) -> Check:
     """Return the row about the symbol: its kind, whether it trades, and whether it still does at the session's end."""
-    duration = config.session.duration_s
     is_perpetual = symbol.delivery == 0 or symbol.delivery >= FAR_FUTURE
-    outlives = is_perpetual or (duration > 0 and now + milliseconds(duration) < symbol.delivery)
+    outlives = is_perpetual or surely_flat_at(config, now) < symbol.delivery
     found = f"{symbol.contract_type or 'unknown'}, {symbol.status}"
     found += f" until {moment_text(symbol.status_until)}" if symbol.status_until else ""
     found += "" if is_perpetual else f", delivered or delisted at {moment_text(symbol.delivery)}"
@@ -136,7 +135,26 @@ def _wanted(symbol: SymbolFacts) -> str:
         return "TRADING: the exchange must tell the hours of the market that it follows (tradingSchedule)"
     if symbol.status != TRADING:
         return "TRADING: choose another symbol, or another time"
-    return "TRADING, and delivered after the session's end: set duration_s so that it ends before"
+    return (
+        "TRADING, and delivered after the session is surely flat: set duration_s so that it ends before, "
+        f"with on_duration_end flatten and {BEGIN_AND_CLOSE_S // 60} minutes to spare"
+    )
+
+
+BEGIN_AND_CLOSE_S = 600
+"""How much longer than `duration_s` a session may have a position: it begins to count after earlier trades are loaded,
+and closes the position at its end."""
+
+
+def surely_flat_at(config: Config, now: int) -> int:
+    """Return when a session that starts now is surely flat, ms UTC; NEVER where its settings don't make it so.
+
+    After `carry_on` it trades on, and after `protect` its position stays.
+    """
+    session = config.session
+    if not session.duration_s or session.on_duration_end != "flatten":
+        return NEVER
+    return now + milliseconds(session.duration_s + BEGIN_AND_CLOSE_S)
 
 
 FAR_FUTURE = 4_000_000_000_000
