@@ -86,13 +86,13 @@ def test_without_keys_no_word_helps() -> None:
         Config.from_parameters(mode="demo", confirmation=RIGHT)
 
 
-def resumed(config: Config, environment: dict[str, str], account: str = ACCOUNT) -> Any:
-    return permit_resumed(config, account, environment, NOW)
+def resumed(config: Config, environment: dict[str, str], account: str = ACCOUNT, began: datetime | None = NOW) -> Any:
+    return permit_resumed(config, account, environment, NOW, began=began)
 
 
 def test_a_run_that_goes_on_needs_the_keys_that_it_was_begun_with_and_no_word_of_another_day() -> None:
     yesterday = a_config(RIGHT.replace("03-01", "02-28"))
-    permission = resumed(yesterday, KEYS)
+    permission = resumed(yesterday, KEYS, began=NOW - timedelta(days=1))
     assert (permission.credentials.key, permission.denied) == (KEYS["VOLTRADE_API_KEY"], "")
     with pytest.raises(ConfigError, match=f"keys: must be those of account {ACCOUNT}"):
         resumed(yesterday, {**KEYS, "VOLTRADE_API_KEY": "another"})
@@ -102,6 +102,26 @@ def test_a_run_that_goes_on_needs_the_keys_that_it_was_begun_with_and_no_word_of
     assert resumed(demo, KEYS).denied == ""
     with pytest.raises(ConfigError, match=f"keys: must be those of account {ACCOUNT}"):
         resumed(demo, {**KEYS, "VOLTRADE_API_KEY": "another"})
+
+
+@pytest.mark.parametrize(
+    ("word", "began", "is_denied"),
+    [
+        (RIGHT.replace("03-01", "01-12"), datetime(2026, 1, 12, 23, 59, tzinfo=UTC), False),  # weeks ago
+        (RIGHT.replace("03-01", "01-12"), datetime(2026, 1, 13, 0, 14, tzinfo=UTC), False),  # checked before midnight
+        (RIGHT.replace("03-01", "01-12"), datetime(2026, 1, 13, 0, 15, tzinfo=UTC), True),
+        (RIGHT, datetime(2026, 1, 12, tzinfo=UTC), False),  # typed again today
+        (RIGHT, None, False),
+        (RIGHT.replace("03-01", "01-12"), None, True),
+        *((word, NOW, True) for word in WRONG_WORDS if word),
+    ],
+)
+def test_a_run_that_goes_on_trades_on_only_by_the_word_of_the_day_on_which_it_began(
+    word: str, began: datetime | None, is_denied: bool
+) -> None:
+    """A record that was edited has no other permission than the run began with."""
+    denied = resumed(a_config(word), KEYS, began=began).denied
+    assert denied.startswith("confirmation: must be 'trade BTCUSDT up to 20000 on account") == is_denied, denied
 
 
 # --- authorisation files ----------------------------------------------------------------------------------------------
@@ -273,7 +293,7 @@ def test_a_run_that_goes_on_trades_on_only_by_a_file_that_allows_it_still(tmp_pa
     assert resumed(a_config(), environment).ceilings
     late = permit_resumed(a_config(), ACCOUNT, environment, NOW + timedelta(days=8))
     assert "expires must be after" in late.denied
-    confirmed = permit_resumed(a_config(RIGHT), ACCOUNT, environment, NOW + timedelta(days=8))
+    confirmed = permit_resumed(a_config(RIGHT), ACCOUNT, environment, NOW + timedelta(days=8), began=NOW)
     assert confirmed.denied == ""  # it was begun by the word of a day; only the ceilings are the file's
     assert "must name the authorisation file" in resumed(a_config(), KEYS).denied
     (tmp_path / "authorisation.json").write_text("{}")  # lowered, or damaged, while the engine was away

@@ -13,7 +13,7 @@ from support.builders import an_instrument
 
 from voltrade.config import Config
 from voltrade.engine import recovery
-from voltrade.engine.recovery import identity_of, instrument_of, recovered
+from voltrade.engine.recovery import LOST_BEFORE, began_at, identity_of, instrument_of, recovered
 from voltrade.errors import JournalError
 from voltrade.journal import APPLICATION_ID, Journal
 from voltrade.journal import identity_of as journal_identity
@@ -43,6 +43,18 @@ def a_journal(folder: Path) -> Path:
         for number in range(100):
             journal.append("Bar", number, {"number": number, "text": "x" * 100})
     return folder / "journal.db"
+
+
+def test_a_run_began_when_its_first_journal_says(tmp_path: Path) -> None:
+    path, record = tmp_path / "journal.db", {"began": 7}
+    assert (began_at(path, record), began_at(path, {})) == (7, 0)
+    with Journal.create(path, "its id") as journal:
+        journal.append("Start", 1_234, {"parameters": {}})
+    assert began_at(path, record) == 1_234
+    path.unlink()
+    with Journal.create(path, "its id") as journal:  # in place of one that was lost
+        journal.append("Start", 5_678, {LOST_BEFORE: "emptied"})
+    assert began_at(path, record) == 7
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -173,8 +173,9 @@ class Engine:
         """Return what a resumed run knows of its exchange; None for a new one."""
         if self._is_new:
             return None
-        facts, instrument = self._record.facts, recovery.instrument_of(self._dir / JOURNAL)
-        return Known(instrument, facts.get("account", ""), facts.get("account_name", ""))
+        facts, path = self._record.facts, self._dir / JOURNAL
+        instrument, began = recovery.instrument_of(path), recovery.began_at(path, facts)
+        return Known(instrument, facts.get("account", ""), facts.get("account_name", ""), began)
 
     def _new_id(self) -> str:
         return uuid4().hex
@@ -357,9 +358,9 @@ class Engine:
         facts = session_facts(self._config, self._record.facts.get("rule_sha256", "")) | dict(more or {})
         facts["checks"] = [check.plain() for check in checks]
         start = start_row(config, wiring.instrument, epoch, **facts)
-        self._journal.append("Start", wiring.clock(), start)
+        self._journal.append("Start", now := wiring.clock(), start)
         self._journal.commit()
-        self._record.update(begun=True)
+        self._record.update(begun=True, **({"began": now} if self._is_new else {}))
         return core
 
     async def _load(self, wiring: Wiring, last_id: int) -> History:

@@ -146,11 +146,13 @@ class Known:
         instrument: The filters that its journal counts with; None where that can't be read.
         key: In modes `demo` and `live`, fingerprint of the API key that it began with.
         account: Name of the account for its ledger; empty where it has to be asked for.
+        began: When it began, ms UTC; 0 where that isn't known.
     """
 
     instrument: Instrument | None
     key: str = ""
     account: str = ""
+    began: int = 0
 
 
 async def wire(
@@ -180,7 +182,9 @@ async def wire(
         return await _wire_paper(config, known)
     now = datetime.now(UTC)
     if known is not None:
-        return await _wire_binance(config, permit_resumed(config, known.key, environment, now, run_dir), known)
+        began = datetime.fromtimestamp(known.began / 1000, UTC) if known.began else None
+        permission = permit_resumed(config, known.key, environment, now, run_dir, began)
+        return await _wire_binance(config, permission, known)
     return await _wire_binance(config, permit(config, environment, now, run_dir))
 
 

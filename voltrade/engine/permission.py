@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from voltrade.config import Config
@@ -75,13 +75,35 @@ def permit(config: Config, environment: Mapping[str, str], now: datetime, run: P
     return Permission(credentials, account, "; ".join(by), _table(files, config))
 
 
+CHECKED_BEFORE = timedelta(minutes=15)
+"""How long before its first row the word of a run may have been checked: the start-up table is made between them."""
+
+
+def _refuse_other_word(config: Config, account: str, now: datetime, began: datetime | None) -> None:
+    """Refuse a word that is neither that of the day on which the run began nor that of today.
+
+    Raises:
+        ConfigError: Names what it must be.
+    """
+    first = [began, began - CHECKED_BEFORE] if began else []
+    words = [confirmation_text(config, account, day) for day in (*first, now)]
+    given = config.session.confirmation
+    if " ".join(given.split()) not in words:
+        raise ConfigError(f"confirmation: must be {words[0]!r}, of the day on which the run began, was {given!r}")
+
+
 def permit_resumed(
-    config: Config, account: str, environment: Mapping[str, str], now: datetime, run: Path | None = None
+    config: Config,
+    account: str,
+    environment: Mapping[str, str],
+    now: datetime,
+    run: Path | None = None,
+    began: datetime | None = None,
 ) -> Permission:
     """Return the permission of a resumed run, which must look after its position in any case.
 
-    The confirmation that was given at its start is enough for it to trade on. An authorisation file must allow it
-    still, and ceilings must hold, also those that were lowered since: else `denied` says why it must end.
+    The confirmation that was given at its start, on whatever day, is enough for it to trade on. An authorisation file
+    must allow it still, and ceilings must hold, also those that were lowered since: else `denied` says why it must end.
 
     Args:
         config: Settings of the session.
@@ -89,6 +111,7 @@ def permit_resumed(
         environment: Such as `os.environ`.
         now: The time, UTC.
         run: Folder of the run.
+        began: When it began; None where that isn't known, so that only the word of today is.
 
     Raises:
         ConfigError: There is no API key, or it is another one.
@@ -103,6 +126,8 @@ def permit_resumed(
         files, is_confirmed = authorisations(environment), bool(config.session.confirmation)
         if not (is_confirmed or files):
             raise ConfigError(f"{AUTHORISATION_VARIABLE}: must name the authorisation file, was empty")
+        if is_confirmed:
+            _refuse_other_word(config, account, now, began)
         for file in files:
             file.refuse_other(config, account, now, run, is_begun=is_confirmed)
     except ConfigError as error:

@@ -85,6 +85,18 @@ def instrument_of(path: Path) -> Instrument | None:
         return None
 
 
+def began_at(path: Path, record: Mapping[str, Any]) -> int:
+    """Return when a run began, ms UTC, by its first journal, else by its record; 0 where neither knows."""
+    try:
+        refuse_missing(path)
+        first = next(journal.read(path, kind="Start"), None)
+        if first is not None and LOST_BEFORE not in first.fact:
+            return first.time
+    except DamagedJournal:
+        pass
+    return int(record.get("began", 0))
+
+
 def recovered(
     run_dir: Path, kind: type[Journal], as_far_as_possible: bool, advance: Callable[[], None]
 ) -> tuple[Replay, Journal] | str:
