@@ -252,7 +252,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "a delisted symbol": (lambda a: a.traded("SETTLING"), {}, "contract: must be TRADING.*, was PERPETUAL, SETTLING"),
     "defaults, to be set, and a key that may withdraw": (
         lambda a: (a.settings("CROSSED", 20), a.rights(enableWithdrawals=True)), {"apply_account_settings": True},
-        "key rights: .*was it may withdraw.*margin type: must be isolated"),
+        "key rights: .*was it may withdraw$"),
     "defaults, to be set, and a position in another symbol": (
         lambda a: (a.settings("CROSSED", 20), a.holds(held("USDT", "10000"), positions=OTHER)),
         {"apply_account_settings": True}, "margin type: must be isolated.*other symbols: .*was -0.5 ETH"),
