@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -151,6 +152,12 @@ class Account:
     def refuses(self, code: int, text: str, status: int = 400) -> None:
         self.fake.always["POST", "/fapi/v1/order/test"] = error(code, text, status)
 
+    def refuses_above(self, quantity: str, code: int, text: str) -> None:
+        def answer(asked: Asked) -> Say:
+            return error(code, text) if Decimal(asked.params["quantity"]) > Decimal(quantity) else Say(body={})
+
+        self.fake.always["POST", "/fapi/v1/order/test"] = answer
+
     def denies(self, path: str, code: int, text: str, status: int = 400) -> None:
         self.fake.always["GET", path] = error(code, text, status)
 
@@ -185,6 +192,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "what it left, counted in larger steps": (lambda a: a.position("0.010"), {"left": 1, "step": "0.01"}, ""),
     "an entry that it had sent has filled": (lambda a: a.position("0.004"), {"left": 0, "entry": 4}, ""),
     "the rest of an entry has filled": (lambda a: a.position("-0.006"), {"left": -2, "entry": -4}, ""),
+    "capital that buys the least order": (lambda a: None, {"capital": 100}, ""),
     "less capital than the wallet": (lambda a: a.holds(held("USDT", "5000")), {"capital": 4_000}, ""),
     "delisting after the end": (lambda a: a.traded(delivered_in_ms=2 * HOUR_MS), {"duration_s": 3600.0}, ""),
     "a key that may transfer": (lambda a: a.rights(permitsUniversalTransfer=True), {}, ""),
@@ -242,6 +250,13 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
         "smallest order: .*whose agreement is signed: open BTCUSDT in Binance's app"),
     "a cooling-off account": (
         lambda a: a.refuses(-4192, "Trade forbidden due to Cooling-off Period."), {}, "refused with -4192: Trade"),
+    "capital that can't buy the least order": (
+        lambda a: None, {"capital": 20}, r"largest order: must be at least 0\.002 BTC, 120\.00 USDT: -p capital MORE"),
+    "risk that can't buy the least order": (
+        lambda a: None, {"risk_fraction": 0.00003}, "largest order: must be at least .*risk_fraction"),
+    "margin that is too small for the largest order": (
+        lambda a: a.refuses_above("0.100", -2019, "Margin is insufficient."), {},
+        "largest order: must be .*-p capital LESS.*, was refused with -2019"),
     "an unknown refusal": (lambda a: a.refuses(-9999, "Something new."), {}, "was refused with -9999: Something new"),
     "delisting within the session": (
         lambda a: a.traded(delivered_in_ms=HOUR_MS // 2), {"duration_s": 3600.0}, "contract: .*set duration_s so that"),

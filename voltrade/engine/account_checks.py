@@ -11,16 +11,14 @@ from decimal import Decimal
 
 from voltrade.config import Config, milliseconds
 from voltrade.engine.checks import Check, rounded
+from voltrade.engine.order_sizes import KEY_PAGE, order_checks
 from voltrade.errors import ExchangeError
 from voltrade.exchange.account_facts import (
     AccountFacts,
     KeyRights,
     SymbolFacts,
     account_facts,
-    check_order,
     key_rights,
-    least_lots,
-    mark_price,
     symbol_facts,
 )
 from voltrade.exchange.rest import BinanceRestClient
@@ -33,15 +31,7 @@ from voltrade.symbol_filters import TRADING
 CREDITS = ("BNFCR",)
 """Assets of an account in credits trading mode."""
 
-KEY_PAGE = "Binance: Account, API Management, Edit restrictions"
 FUTURES_PREFERENCES = "Binance: Futures, Preferences"
-
-LEAST_ORDER = "smallest order"
-"""The row about an order that Binance checks and doesn't place."""
-
-KEY_CODES = frozenset({-1002, -1022, -2014, -2015, -2017})
-UNSIGNED = -4411
-"""Refusal of an order in a stock perpetual whose agreement isn't signed."""
 
 
 async def account_checks(
@@ -70,7 +60,7 @@ async def account_checks(
     return [
         contract(symbol, config, snapshot.time),
         Check("may trade", _yes(facts.can_trade), f"yes; see {FUTURES_PREFERENCES}", facts.can_trade),
-        await _least_order(rest, instrument, mended),
+        *await order_checks(rest, instrument, snapshot, config, mended),
         assets(facts),
         wallet(snapshot, config),
         position(facts.positions.get(instrument.symbol, Decimal(0)), instrument, last),
@@ -159,22 +149,6 @@ def surely_flat_at(config: Config, now: int) -> int:
 
 FAR_FUTURE = 4_000_000_000_000
 """A delivery after this time, in 2096, stands for none."""
-
-
-async def _least_order(rest: BinanceRestClient, instrument: Instrument, mended: Collection[int]) -> Check:
-    lots = least_lots(instrument, await mark_price(rest, instrument.symbol))
-    response = await check_order(rest, instrument, lots)
-    what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by Binance and not placed"
-    if response.status == 200:
-        return Check(LEAST_ORDER, what)
-    if response.code in mended:
-        return Check(LEAST_ORDER, f"{what}, asked again once the account is set", will_be_set=True)
-    wanted = "one that Binance accepts"
-    if response.code in KEY_CODES:
-        wanted = f"one that the key may place from this address: {KEY_PAGE}, Enable Futures and the list of addresses"
-    elif response.code == UNSIGNED:
-        wanted = f"one whose agreement is signed: open {instrument.symbol} in Binance's app and accept it"
-    return Check(LEAST_ORDER, f"refused with {response.code}: {response.text[:120]}", wanted, ok=False)
 
 
 def assets(facts: AccountFacts) -> Check:

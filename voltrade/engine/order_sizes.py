@@ -1,0 +1,96 @@
+"""The rows of the start-up table about the session's own orders: its least and its largest, checked and not placed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from decimal import Decimal
+
+from voltrade.config import Config
+from voltrade.engine.checks import Check, rounded
+from voltrade.exchange.account_facts import check_order, least_lots, mark_price
+from voltrade.exchange.rest import BinanceRestClient
+from voltrade.model import Instrument, Snapshot
+from voltrade.risk import limits_from_settings, new_gate_inputs, position_size, shortest_stop_ticks
+
+LEAST_ORDER, LARGEST_ORDER = "smallest order", "largest order"
+"""The rows about orders that Binance checks and doesn't place."""
+
+KEY_PAGE = "Binance: Account, API Management, Edit restrictions"
+KEY_CODES = frozenset({-1002, -1022, -2014, -2015, -2017})
+UNSIGNED = -4411
+"""Refusal of an order in a stock perpetual whose agreement isn't signed."""
+MARGIN_CODES = frozenset({-2019, -2027, -2028})
+"""Refusals of an order that is too large for margin, or for the bracket, at the account's leverage."""
+
+
+async def order_checks(
+    rest: BinanceRestClient, instrument: Instrument, snapshot: Snapshot, config: Config, mended: Collection[int]
+) -> list[Check]:
+    """Let Binance check the least and the largest order of the session.
+
+    Args:
+        rest: Client of the account.
+        instrument: Filters of the symbol.
+        snapshot: The account as it was just read.
+        config: Settings of the session.
+        mended: Codes of refusals that end with the account settings which the start will set.
+
+    Raises:
+        ExchangeError: The mark price could not be read.
+    """
+    price = await mark_price(rest, instrument.symbol)
+    least, largest = least_lots(instrument, price), largest_lots(instrument, snapshot, config, price)
+    rows = [await _checked(LEAST_ORDER, rest, instrument, min(least, largest or least), mended)]
+    if not largest:
+        return [*rows, _too_small(instrument, price)]
+    if snapshot.position.quantity:  # which has the margin
+        return rows
+    return [*rows, await _checked(LARGEST_ORDER, rest, instrument, largest, mended)]
+
+
+def largest_lots(instrument: Instrument, snapshot: Snapshot, config: Config, price: Decimal) -> int:
+    """Return the largest entry that the session can make, in lots: with the shortest stop that is allowed.
+
+    It is the size that the gates would find (`risk.position_size`); 0 if it is below the symbol's least order. An open
+    position leaves its margin out of account.
+    """
+    limits, inputs = limits_from_settings(config, instrument, snapshot.taker_fee_e8), new_gate_inputs()
+    if snapshot.max_notional and snapshot.leverage == config.risk.leverage:  # else it is another leverage's
+        limits[0]["bracket_notional"] = snapshot.max_notional
+    row = inputs[0]
+    row["price"] = int(price / instrument.tick_size)
+    row["wallet"] = snapshot.wallet
+    row["available"] = snapshot.wallet if snapshot.position.quantity else snapshot.available
+    row["stop_ticks"] = shortest_stop_ticks(inputs, limits)
+    return int(position_size(inputs, limits))
+
+
+def _too_small(instrument: Instrument, price: Decimal) -> Check:
+    quantity = instrument.quantity(least_lots(instrument, price, Decimal(1)))
+    least = f"{quantity:f} {instrument.base_asset}, {rounded(quantity * price)} {instrument.quote_asset}"
+    wanted = f"at least {least}: -p capital MORE, or more risk_fraction, max_notional_multiple or leverage"
+    return Check(LARGEST_ORDER, "less, by capital, risk and margin, whatever the stop", wanted, ok=False)
+
+
+async def _checked(
+    item: str, rest: BinanceRestClient, instrument: Instrument, lots: int, mended: Collection[int]
+) -> Check:
+    response = await check_order(rest, instrument, lots)
+    what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by Binance and not placed"
+    if response.status == 200:
+        return Check(item, what)
+    if response.code in mended:
+        return Check(item, f"{what}, asked again once the account is set", will_be_set=True)
+    found = f"refused with {response.code}: {response.text[:120]}"
+    return Check(item, found, _wanted(response.code, instrument), ok=False)
+
+
+def _wanted(code: int, instrument: Instrument) -> str:
+    """Return what an order would have to be, by the code of its refusal."""
+    if code in KEY_CODES:
+        return f"one that the key may place from this address: {KEY_PAGE}, Enable Futures and the list of addresses"
+    if code == UNSIGNED:
+        return f"one whose agreement is signed: open {instrument.symbol} in Binance's app and accept it"
+    if code in MARGIN_CODES:
+        return "one that the margin allows: -p capital LESS, or less max_notional_multiple, or more leverage"
+    return "one that Binance accepts"
