@@ -125,7 +125,8 @@ class Account:
         self.get("openAlgoOrders", of(list(algos)))
 
     def rights(self, **changed: Any) -> None:
-        self.fake.always["GET", "/sapi/v1/account/apiRestrictions"] = Say(body=RIGHTS | changed)
+        told = {name: value for name, value in (RIGHTS | changed).items() if value is not None}
+        self.fake.always["GET", "/sapi/v1/account/apiRestrictions"] = Say(body=told)
 
     def takes_settings(self) -> None:
         """Change what Binance says of the account once a setting is sent, and refuse orders in hedge mode till then."""
@@ -199,6 +200,10 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "a key of any address": (lambda a: a.rights(ipRestrict=False), {}, ""),
     "unknown rights, allowed": (
         lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {"allow_unchecked": True}, ""),
+    "rights that are only advised on are not told": (
+        lambda a: a.rights(ipRestrict=None, permitsUniversalTransfer=None, enableInternalTransfer=None), {}, ""),
+    "rights that matter are not told": (
+        lambda a: a.rights(enableWithdrawals=None), {}, "key rights: .*allow_unchecked True, was unknown: .*Withdraw"),
     "a stock while its market is open": (lambda a: a.follows("AFTER_MARKET"), {}, ""),
     "a stock while its market is shut": (
         lambda a: a.follows("NO_TRADING"), {}, "contract: must be TRADING: start when .* open, .*NO_TRADING until 2"),
@@ -420,6 +425,26 @@ def test_doctor_wants_a_threshold_that_is_given_where_a_start_does(mode: str, ok
     row = _threshold(Config.from_parameters(mode=mode))
     assert (row.ok, "BTCUSDT's own 730" in row.found) == (ok, True)
     assert _threshold(Config.from_parameters(mode=mode, threshold=450)).ok
+
+
+@pytest.mark.parametrize(
+    ("rights", "parameters", "found"),
+    [
+        ({}, {}, "futures only, from listed addresses"),
+        ({"enableInternalTransfer": None}, {}, "unchecked: transfers, which Binance doesn't tell"),
+        ({"enableInternalTransfer": None, "permitsUniversalTransfer": True}, {}, "it may transfer between accounts"),
+        ({"ipRestrict": None}, {}, "unchecked: an address list, which Binance doesn't tell"),
+        ({"enableFutures": None}, {"allow_unchecked": True}, "unknown: .*enableFutures.*; started unchecked"),
+    ],
+)
+def test_what_of_a_keys_rights_was_not_checked_stands_in_their_row(
+    rights: dict[str, Any], parameters: dict[str, Any], found: str, fake: FakeBinance, run: Path
+) -> None:
+    Account(fake).rights(**rights)
+    record = start(run, live(**parameters))
+    [row] = [row for row in record["checks"] if row["item"] == "key rights"]
+    assert re.fullmatch(found, row["found"]), row
+    assert (record["error"], row["ok"]) == (PASSED, True)
 
 
 def beside(run: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from decimal import Decimal
 
 from voltrade.config import Config, milliseconds
-from voltrade.engine.checks import Check, rounded
+from voltrade.engine.checks import Check, rounded, unchecked
 from voltrade.engine.order_sizes import KEY_PAGE, order_checks
 from voltrade.errors import ExchangeError
 from voltrade.exchange.account_facts import (
@@ -73,12 +73,11 @@ async def rights_check(rest: BinanceRestClient, is_told: bool, config: Config) -
     """Return the row about the key's rights; only Binance itself tells them, not its demo."""
     if not is_told:
         return Check("key rights", "not told by this exchange; an address list at Binance is advised")
+    is_waived = config.session.allow_unchecked
     try:
         return rights(await key_rights(rest))
     except ExchangeError as error:
-        return Check(
-            "key rights", f"unknown: {error}", "readable, or -p allow_unchecked True", config.session.allow_unchecked
-        )
+        return unchecked("key rights", f"unknown: {error}", "readable, or -p allow_unchecked True", is_waived)
 
 
 def rights(key: KeyRights) -> Check:
@@ -90,11 +89,18 @@ def rights(key: KeyRights) -> Check:
         *(["the account has portfolio margin"] if key.portfolio_margin else []),
     ]
     advice = [
-        *([] if key.has_address_list else ["any address may use it: list yours"]),
-        *(["it may transfer between accounts"] if key.transfers else []),
+        *_advice(key.has_address_list, False, "any address may use it: list yours", "an address list"),
+        *_advice(key.transfers, True, "it may transfer between accounts", "transfers"),
     ]
     found = "; ".join([*wrong, *advice]) or "futures only, from listed addresses"
     return Check("key rights", found, f"reading and futures, and no withdrawal: {KEY_PAGE}", not wrong)
+
+
+def _advice(told: bool | None, bad: bool, advice: str, what: str) -> list[str]:
+    """Return an advice where a right is as it should not be, or isn't told; it prevents no start."""
+    if told is None:
+        return [f"unchecked: {what}, which Binance doesn't tell"]
+    return [advice] if told is bad else []
 
 
 CONTRACT_TYPES = ("PERPETUAL", "CURRENT_QUARTER", "NEXT_QUARTER", "TRADIFI_PERPETUAL", "")

@@ -28,6 +28,11 @@ class Check:
         return asdict(self)
 
 
+def unchecked(item: str, found: str, wanted: str, is_waived: bool) -> Check:
+    """Return the row of a check that was not passed; where `allow_unchecked` waives it, the row says so."""
+    return Check(item, f"{found}; started unchecked" if is_waived else found, wanted, is_waived)
+
+
 def has_our_position(checks: Iterable[Check]) -> bool:
     """Whether there is a position of ours, so that a session must start whatever is wrong, to look after it."""
     return any(check.is_ours for check in checks)

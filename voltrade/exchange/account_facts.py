@@ -47,14 +47,15 @@ class AccountFacts:
 
 @dataclass(frozen=True, slots=True)
 class KeyRights:
-    """What an API key may do beside trading futures."""
+    """What an API key may do beside trading futures. What is only advised on is None where Binance doesn't tell it."""
 
     reads: bool
     trades_futures: bool
     withdraws: bool
-    transfers: bool
     portfolio_margin: bool
-    has_address_list: bool
+    transfers: bool | None = None
+    """Whether it may move assets between accounts."""
+    has_address_list: bool | None = None
     """Whether only listed addresses may use the key."""
 
 
@@ -133,12 +134,18 @@ async def key_rights(rest: BinanceRestClient) -> KeyRights:
             reads=row.flag("enableReading"),
             trades_futures=row.flag("enableFutures"),
             withdraws=row.flag("enableWithdrawals"),
-            transfers=row.flag("permitsUniversalTransfer") or row.flag("enableInternalTransfer"),
             portfolio_margin=is_portfolio,
-            has_address_list=row.flag("ipRestrict"),
+            transfers=_any_told(row, "permitsUniversalTransfer", "enableInternalTransfer"),
+            has_address_list=_any_told(row, "ipRestrict"),
         )
     except DataError as error:
         raise ExchangeError(f"the rights of the key could not be read: {error}") from None
+
+
+def _any_told(row: Fields, *names: str) -> bool | None:
+    """Return whether any of the flags is true; None if none is, and one is not told."""
+    told = [row.flag(name) for name in names if row.has(name)]
+    return True if any(told) else False if len(told) == len(names) else None
 
 
 def least_lots(instrument: Instrument, price: Decimal, spare: Decimal = Decimal("1.1")) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade import exchange
-from voltrade.engine.checks import Check
+from voltrade.engine.checks import Check, unchecked
 from voltrade.engine.modes import Wiring
 from voltrade.errors import JournalError
 from voltrade.exchange.account_facts import SymbolFacts, symbol_facts
@@ -104,7 +104,7 @@ def passed_check(kind: str, now: int, environment: Mapping[str, str], allow_unch
         found = f"passed at {moment_text(int(facts['time']))}"
     else:
         return Check("demo check", f"passed at {moment_text(int(facts['time']))}, {facts.get('mode', '')}", wanted)
-    return Check("demo check", f"{found}{'; started unchecked' if allow_unchecked else ''}", wanted, allow_unchecked)
+    return unchecked("demo check", found, wanted, allow_unchecked)
 
 
 def _folder(environment: Mapping[str, str]) -> Path:
