@@ -805,6 +805,26 @@ def test_live_wants_a_check_of_its_version_and_kind_of_thirty_days(
     assert unchecked.found.endswith("started unchecked") == (not ok)
 
 
+def test_another_version_is_any_change_of_our_code_or_of_a_package_that_meets_the_exchange(tmp_path: Path) -> None:
+    """A reaction in order_states, a part of the check, another ccxt: a check of before says nothing of it."""
+    code = {"order_states.py": "a = 1", "engine/demo_check/stops.py": "b = 1", "exchange/rest.py": "c = 1"}
+    for name, text in code.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    packages = {"voltrade": "0.1", "ccxt": "4.5", "aiohttp": "3.1", "orjson": "3.2", "yarl": "1.2"}
+    before = exchange_version(tmp_path, packages.__getitem__)
+    assert exchange_version(tmp_path, packages.__getitem__) == before
+    versions = {exchange_version(tmp_path, {**packages, name: "9"}.__getitem__) for name in packages}
+    for name, text in code.items():
+        (tmp_path / name).write_text(f"{text}  # changed")
+        versions.add(exchange_version(tmp_path, packages.__getitem__))
+        (tmp_path / name).write_text(text)
+    (tmp_path / "order_states.py").rename(tmp_path / "other.py")
+    versions.add(exchange_version(tmp_path, packages.__getitem__))
+    assert len(versions - {before}) == len(packages) + len(code) + 1
+    assert exchange_version() not in versions
+
+
 def test_a_check_that_others_may_write_does_not_count(tmp_path: Path) -> None:
     environment = kept(tmp_path)
     [path] = (tmp_path / "checks").iterdir()

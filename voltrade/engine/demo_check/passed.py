@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from voltrade import exchange
 from voltrade.engine.checks import Check, unchecked
 from voltrade.engine.modes import Wiring
 from voltrade.errors import JournalError
@@ -23,11 +22,25 @@ VALID_DAYS = 30
 HOW = "papermill notebooks/demo_check.ipynb runs/demo_check.ipynb -p mode demo"
 
 
-def exchange_version() -> str:
-    """Return the version of voltrade, with a hash of the code that speaks to the exchange."""
-    files = sorted(Path(exchange.__path__[0]).glob("*.py"))
-    digest = sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files))
-    return f"{version('voltrade')}-{digest.hexdigest()[:12]}"
+PACKAGES = ("aiohttp", "ccxt", "orjson", "yarl")
+"""Packages that requests, answers and events go through."""
+
+
+def exchange_version(home: Path = Path(__file__).parents[2], installed: Callable[[str], str] = version) -> str:
+    """Return the version of voltrade, with a hash of all its code and of the packages that meet the exchange.
+
+    How an answer is reacted to is as much a part of it as how it is read, and so is the check itself.
+
+    Args:
+        home: Folder of the code.
+        installed: Tells the version of a package.
+    """
+    digest = sha256()
+    for file in sorted(home.rglob("*.py")):
+        digest.update(f"{file.relative_to(home)} {sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for name in PACKAGES:
+        digest.update(f"{name}=={installed(name)}\n".encode())
+    return f"{installed('voltrade')}-{digest.hexdigest()[:12]}"
 
 
 def account_kind(snapshot: Snapshot, symbol: SymbolFacts, instrument: Instrument) -> str:
