@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from support.builders import an_instrument
+from support.compiled_rules import compile_rules, place_of_run
 from support.wall import GUARDS
 
-from voltrade.config import Config
-from voltrade.data.tape import load_tape
 from voltrade.model import Instrument, money
-from voltrade.research.backtest import backtest
-from voltrade.simulated.symbols import shipped_instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PLAIN = "test_seams"
-"""The slowest file compiles nothing, and so begins while another process compiles the rules for all."""
 SLOW = (
-    *(PLAIN, "test_kills", "test_readme", "test_every_mode", "test_explorer", "test_browser", "test_outliving"),
-    *("test_end_to_end", "demo_check", "test_session", "test_sweep", "test_signals", "test_notebooks", "test_notify"),
+    *("test_seams", "test_kills", "test_readme", "test_every_mode", "test_explorer", "test_browser", "test_outliving"),
+    *("test_end_to_end", "demo_check", "test_session", "test_sweep", "test_signals", "test_notebooks", "test_loop"),
     *("test_rule_file", "test_signal_engine", "test_fetch", "test_sessions", "test_position_rules", "test_benchmarks"),
     *("test_sessions_under_faults", "test_check", "test_review", "test_binance", "test_guardian", "live"),
 )
@@ -36,21 +32,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         places = {name: place for place, name in enumerate(SLOW)}
         items.sort(key=lambda item: places.get(item.path.stem, len(SLOW)))
-        for item in items:
-            is_compiled = item.path.stem in SLOW and item.path.stem != PLAIN and isinstance(item, pytest.Function)
-            if is_compiled and "compiled_rules" not in item.fixturenames:  # which is one list for all parameters
-                item.fixturenames.insert(0, "compiled_rules")
+
+
+COLLECTED_WITHIN_S = 180
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
+    """Let one process compile the asserts of all tests, and another one the rules, before the others need either."""
+    number = int(getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"].removeprefix("gw"))
+    is_collected = place_of_run("collected")
+    if number == 1:
+        compile_rules()
+    deadline = time.monotonic() + COLLECTED_WITHIN_S
+    while number > 0 and not is_collected.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    try:
+        return (yield)
+    finally:
+        if number == 0:
+            is_collected.touch()
+
+
+def pytest_sessionfinish() -> None:
+    for name in ("collected", "compiled"):
+        place_of_run(name).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
-def compiled_rules(tmp_path_factory: pytest.TempPathFactory, _own_store: None) -> None:
-    """Wait until one process has compiled the rules: each session that starts before would compile them for itself."""
-    config = Config.from_parameters(hours=0.25, threshold=1)
-    tape = load_tape(config.session, shipped_instrument("BTCUSDT"))
-    with (tmp_path_factory.getbasetemp().parent / "compiled.lock").open("w") as lock:  # of all processes of this run
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for path in ("events", "compiled"):
-            backtest(tape, config, path=path)
+def compiled_rules(_own_store: None) -> None:
+    """What is compiled already where several processes share the files."""
+    compile_rules()
 
 
 @pytest.fixture(scope="session")
