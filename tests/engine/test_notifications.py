@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +13,9 @@ from typing import Any
 
 import pytest
 from support.builders import an_instrument
+from support.forked import Forked
 from support.phone import CANARY, Phone
-from support.sessions import holders_of
+from support.sessions import holders_of, run_engine
 
 from voltrade import journal
 from voltrade.__main__ import main
@@ -365,21 +363,21 @@ def test_wrong_addresses_are_told_of_without_what_they_say(
 # --- in a session ----------------------------------------------------------------------------------------------------
 
 
-def run_engine(run: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def failed_engine(run: Path, **changes: Any) -> str:
+    """Run an engine that fails; return what it printed."""
     run.mkdir(mode=0o700, parents=True)
-    run_file.write(
-        run, {"parameters": Config.from_parameters(SETTINGS).parameters(), "epoch": "n", "state": "starting"}
-    )
-    command = [sys.executable, "-m", "voltrade", "run", str(run)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
-    (run / "engine.log").write_text(done.stdout + done.stderr)
-    return done
+    config = Config.from_parameters({**SETTINGS, **changes})
+    run_file.write(run, {"parameters": config.parameters(), "epoch": "n", "state": "starting"})
+    assert Forked("engine", str(run), log=run / "engine.log").wait(120) == 1
+    return (run / "engine.log").read_text()
 
 
-def test_a_session_tells_of_its_start_its_trades_and_its_end(phone: Phone, tmp_path: Path) -> None:
+def test_a_session_tells_of_its_start_its_trades_and_its_end(
+    phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "runs/today"
-    done = run_engine(run, VOLTRADE_NOTIFY=phone.address)
-    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.setenv("VOLTRADE_NOTIFY", phone.address)
+    run_engine(run, **SETTINGS)
     assert {message["title"] for message in phone.got} == {"today · sim BTCUSDT"}
     trips = [row.fact for row in journal.read(run / "journal.db", kind="RoundTrip")]
     assert phone.lines[0] == "started: wallet 10,000.00 USDT, flat"
@@ -392,17 +390,18 @@ def test_a_session_tells_of_its_start_its_trades_and_its_end(phone: Phone, tmp_p
     assert len(told) == len(trips) > 5 or more
     assert any("· entry, " in line for line in phone.lines)
     assert holders_of(CANARY, tmp_path) == []
-    assert CANARY not in done.stdout + done.stderr
     found = {check["item"]: check["found"] for check in run_file.read(run)["checks"]}
     assert found["notifications"] == "json"
     assert replay(run / "journal.db").differences == 0
 
 
-def test_a_session_ends_as_ever_where_nobody_takes_its_news(phone: Phone, tmp_path: Path) -> None:
+def test_a_session_ends_as_ever_where_nobody_takes_its_news(
+    phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     phone.hangs.set()
     run = tmp_path / "runs/alone"
-    done = run_engine(run, VOLTRADE_NOTIFY=phone.address)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("VOLTRADE_NOTIFY", phone.address)
+    run_engine(run, **SETTINGS)
     told = run_file.read(run)
     assert (told["state"], told["end_reason"]) == ("ended", "TAPE_END")
     began, ended = (datetime.fromisoformat(told[name]) for name in ("started", "ended"))
@@ -416,24 +415,18 @@ def test_an_address_that_is_none_stops_a_start_and_is_not_quoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = f"tgram://{CANARY}"
-    done = run_engine(tmp_path / "runs/wrong", VOLTRADE_NOTIFY=address)
-    assert done.returncode == 1
-    assert (
-        "notifications: must be addresses that apprise knows, was address 1 is none that apprise knows" in done.stderr
-    )
+    monkeypatch.setenv("VOLTRADE_NOTIFY", address)
+    said = failed_engine(tmp_path / "runs/wrong")
+    assert "notifications: must be addresses that apprise knows, was address 1 is none that apprise knows" in said
     assert holders_of(CANARY, tmp_path) == []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VOLTRADE_NOTIFY", address)
     assert main(["doctor"]) == 1
     assert "!!  notifications" in capsys.readouterr().out
 
 
-def test_a_session_that_fails_says_so(phone: Phone, tmp_path: Path) -> None:
-    run = tmp_path / "runs/failed"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SETTINGS, "venue", "http://127.0.0.1:9")
-        done = run_engine(run, VOLTRADE_NOTIFY=phone.address)
-    assert done.returncode == 1
+def test_a_session_that_fails_says_so(phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLTRADE_NOTIFY", phone.address)
+    failed_engine(tmp_path / "runs/failed", venue="http://127.0.0.1:9")
     assert phone.lines[-1].startswith("FAILED: venue: must be a running venue")
     assert phone.got[-1]["type"] == "failure"
 

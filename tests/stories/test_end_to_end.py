@@ -36,8 +36,7 @@ def test_a_session_trades_a_tape_end_to_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VOLTRADE_NOTIFY", f"json://127.0.0.1:9/{CANARY}")  # where nobody is
-    done = run_notebook(tmp_path / "demo.ipynb", seed=11, hours=6)
-    assert done.returncode == 0, done.stderr[-3000:]
+    said = run_notebook(tmp_path / "demo.ipynb", seed=11, hours=6)
     codes = check_run(tmp_path / "demo")
     trips = Truth.of(tmp_path / "demo").round_trips
     assert len(trips) >= 10
@@ -47,7 +46,7 @@ def test_a_session_trades_a_tape_end_to_end(
     assert len(codes) >= 2
 
     assert holders_of(CANARY, tmp_path) == []
-    assert CANARY not in done.stdout + done.stderr
+    assert CANARY not in said
 
     notebook = json.loads((tmp_path / "demo.ipynb").read_text())
     head = json.loads((tmp_path / "demo/run.json").read_text())["head"]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.forked import Forked
-from support.sessions import ROOT, Truth, facts_of, holders_of
+from support.sessions import Truth, facts_of, holders_of, run_notebook
 from support.wall_venue import KEY, PARAMETERS, SECRET, a_venue, rule_file
 
 from voltrade import journal
@@ -337,15 +334,8 @@ def test_papermill_trades_live_and_the_record_shows_what_it_started_with(
     tmp_path: Path, stand_in: tuple[str, Path], keys: None
 ) -> None:
     address, _ = stand_in
-    given = parameters(tmp_path, "live", address, duration_s=3.0)
-    command = [sys.executable, "-m", "papermill", "notebooks/live.ipynb", str(tmp_path / "runs/today.ipynb")]
-    for name, value in given.items():
-        command += ["-p", name, str(value)]
-    began = time.monotonic()
-    done = subprocess.run(
-        [*command, "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True, timeout=200, env=dict(os.environ)
-    )
-    assert done.returncode == 0, (done.stderr[-3000:], time.monotonic() - began)
+    (tmp_path / "runs").mkdir()
+    run_notebook(tmp_path / "runs/today.ipynb", **parameters(tmp_path, "live", address, duration_s=3.0))
     written = (tmp_path / "runs/today.ipynb").read_text()
     assert ACCOUNT in written
     assert "typed confirmation: trade BTCUSDT" in written

@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from support.papermill_runs import LOST_WITHIN_S, Started
 from support.sessions import ROOT, Truth
+from support.wall_venue import PARAMETERS as WALL_PARAMETERS
+from support.wall_venue import dense_tape, rule_file
 
 from voltrade import journal
 from voltrade.config import Config
@@ -93,8 +95,12 @@ def test_the_third_signal_gives_up_on_a_notebook_that_does_not_end(
     assert one.papermill.wait(30) == 1
 
 
-def test_an_interrupt_may_leave_the_session_trading_without_its_notebook(start: Callable[..., Started]) -> None:
-    one = start(on_interrupt="carry_on", on_notebook_lost="carry_on").until_it_trades()
+def test_an_interrupt_may_leave_the_session_trading_without_its_notebook(
+    start: Callable[..., Started], tmp_path: Path
+) -> None:
+    by_the_wall_clock = {"tape": dense_tape(), "speed": 1.0, "begin_s": 600.0, "rule": rule_file(tmp_path)}
+    carried_on = {"on_interrupt": "carry_on", "on_notebook_lost": "carry_on"}
+    one = start(**WALL_PARAMETERS, **by_the_wall_clock, **carried_on).until_it_trades()
     one.papermill.send_signal(signal.SIGINT)
     assert one.papermill.wait(60) == 0, one.said
     assert one.record["state"] == "running"
@@ -116,7 +122,7 @@ def test_a_cell_that_blocks_holds_nothing_up(start: Callable[..., Started], tmp_
         if cell.source.startswith("await live.follow()"):
             cell.source = "import time; time.sleep(20)"
     nbformat.write(nb, tmp_path / "blocked.ipynb")
-    one = start(notebook=tmp_path / "blocked.ipynb", hours=12.0)
+    one = start(notebook=tmp_path / "blocked.ipynb", hours=3.0)
     one.until(lambda: "time.sleep(20)" in one.running_cell())
     one.until(lambda: one.record["state"] == "ended", 20)
     assert one.record["end_reason"] == "TAPE_END"

@@ -1,7 +1,7 @@
-"""Commands of voltrade, each in a process forked from one that has imported what they need.
+"""Commands of voltrade and papermill, each in a process forked from one that has all that they import, and the rules.
 
-A Python that starts anew imports for more than a second of CPU, and tests start many engines and venues. All else is as
-at `python -m voltrade`: a process, a session and signals of its own. That the command itself starts, tests in
+A Python that starts anew imports and loads for two seconds of CPU, and tests start many engines and venues. All else is
+as at `python -m`: a process, a session and signals of its own. That the command itself starts, tests in
 `project/`, notebooks and guardians see.
 """
 
@@ -12,26 +12,44 @@ import os
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
+from functools import cache
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+from support.compiled_rules import compile_rules
+
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["voltrade.__main__", "voltrade.engine.engine_process", "voltrade.venue.command"])
+_CONTEXT.set_forkserver_preload(["support.forked_parent"])
+
+
+@cache
+def _serve() -> None:
+    """Start the process that is forked; it has the path of this one."""
+    compile_rules()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
 
 
 class Forked:
-    """A command of voltrade that runs, as a `Popen` shows it.
+    """A command that runs, as a `Popen` shows it.
 
     Args:
         words: the command and its arguments.
         log: file that its output is appended to.
+        program: voltrade or papermill.
+        environment: all variables of its environment; those of this process where it is None.
     """
 
-    def __init__(self, *words: str, log: Path) -> None:
+    def __init__(
+        self, *words: str, log: Path, program: str = "voltrade", environment: dict[str, str] | None = None
+    ) -> None:
+        _serve()
         self.words, self.log = words, log
-        given = (words, str(log), dict(os.environ))
+        given = (program, words, str(log), dict(os.environ if environment is None else environment), os.getcwd())
         self._process = _CONTEXT.Process(target=_run, args=given, daemon=True)
         self._process.start()
 
@@ -54,6 +72,10 @@ class Forked:
             raise subprocess.TimeoutExpired(self.words, timeout or 0.0)
         return code
 
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
     def terminate(self) -> None:
         self._process.terminate()
 
@@ -61,16 +83,19 @@ class Forked:
         self._process.kill()
 
 
-def _run(words: tuple[str, ...], log: str, environment: dict[str, str]) -> None:
+def _run(program: str, words: tuple[str, ...], log: str, environment: dict[str, str], folder: str) -> None:
+    from papermill.cli import papermill
+
     from voltrade.__main__ import main
 
     os.setsid()
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(said, stream)
-    sys.exit(main(words))
+    sys.exit(main(words) if program == "voltrade" else papermill(words))
 
 
 class ForkedVenue(Forked):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from support.sessions import ROOT
+from support.sessions import ROOT, run_papermill
 
 from voltrade import journal
 
@@ -34,22 +32,12 @@ class Started:
     ) -> None:
         self.output, self.run = output, output.with_suffix("")
         self.environment = {**os.environ, **(environment or {})}
-        command = [sys.executable, "-m", "papermill", str(notebook), str(output)]
-        for name, value in parameters.items():
-            command += ["-p", name, str(value)]
-        self._log = (output.parent / f"papermill-{time.monotonic_ns()}.log").open("w+")
-        self.papermill = subprocess.Popen(
-            [*command, "--no-progress-bar"],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
+        self._log = output.parent / f"papermill-{time.monotonic_ns()}.log"
+        self.papermill = run_papermill(notebook, output, self._log, self.environment, **parameters)
 
     @property
     def said(self) -> str:
-        return Path(self._log.name).read_text()
+        return self._log.read_text()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -106,7 +94,6 @@ class Started:
         assert self.record["head"] in json.dumps(nb.cells)
 
     def clean_up(self) -> None:
-        self._log.close()
         self.papermill.kill()
         self.papermill.wait()
         self.until(lambda: not is_alive(self.record.get("pid", 0)), 10 + LOST_WITHIN_S)

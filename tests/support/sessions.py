@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
-from support.forked import Forked
+from support.forked import Forked, ForkedVenue
 from support.oracles import Row, decimal_bars
 
 from voltrade import journal
@@ -27,22 +25,38 @@ from voltrade.strategy.rule_file import keep_rule, read_parameters, signal_engin
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_notebook(output: Path, **parameters: object) -> subprocess.CompletedProcess[str]:
-    """Run the live notebook by papermill's command line, as a person would."""
-    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/live.ipynb"), str(output), "--no-progress-bar"]
-    for name, value in parameters.items():
-        command += ["-p", name, str(value)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=dict(os.environ))
+def run_papermill(
+    notebook: Path, output: Path, log: Path, environment: dict[str, str] | None = None, **parameters: object
+) -> Forked:
+    """Run a notebook by papermill's command line, as a person would."""
+    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    words = (str(notebook), str(output), *given, "--no-progress-bar")
+    return Forked(*words, log=log, program="papermill", environment=environment)
+
+
+def run_notebook(output: Path, **parameters: object) -> str:
+    """Run the live notebook to its end; return what papermill printed."""
+    log = output.with_suffix(".log")
+    assert run_papermill(ROOT / "notebooks/live.ipynb", output, log, **parameters).wait(280) == 0, log.read_text()[
+        -3000:
+    ]
+    return log.read_text()
 
 
 def run_engine(run: Path, **parameters: object) -> None:
     """Run an engine alone on a session in a new folder, to its end: as that of a notebook, in seconds less."""
     run.mkdir(mode=0o700, parents=True)
     config = read_parameters(parameters)
-    begun = {"parameters": config.parameters(), "epoch": run.name, "state": "starting", **keep_rule(config, run)}
-    (run / "run.json").write_text(json.dumps(begun))
-    engine = Forked("engine", str(run), log=run / "engine.log")
-    assert engine.wait(280) == 0, (run / "engine.log").read_text()[-3000:]
+    given = {
+        name: value for name, value in config.parameters().items() if name not in type(config.signals).model_fields
+    }
+    (run / "venue.json").write_text(json.dumps(given | {"rule": ""}))
+    words = ("--parameters", str(run / "venue.json"), "--log", str(run / "venue"))
+    with closing(ForkedVenue(*words, folder=run)) as venue:
+        kept = {"parameters": {**config.parameters(), "venue": venue.rest}, **keep_rule(config, run)}
+        (run / "run.json").write_text(json.dumps({**kept, "epoch": run.name, "state": "starting"}))
+        engine = Forked("engine", str(run), log=run / "engine.log")
+        assert engine.wait(280) == 0, (run / "engine.log").read_text()[-3000:]
 
 
 @dataclass(frozen=True)
