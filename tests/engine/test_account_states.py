@@ -275,7 +275,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
         "key rights: .*was it may withdraw$"),
     "defaults, to be set, and a position in another symbol": (
         lambda a: (a.settings("CROSSED", 20), a.holds(held("USDT", "10000"), positions=OTHER)),
-        {"apply_account_settings": True}, "margin type: must be isolated.*other symbols: .*was -0.5 ETH"),
+        {"apply_account_settings": True}, "other symbols: .*was -0.5 ETH"),
     "defaults, to be set, and a stop of our last session": (
         lambda a: (a.settings("CROSSED", 20), a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")])),
         {"apply_account_settings": True}, r"margin type: must be isolated \(close position and orders, then set it\)"),

@@ -20,7 +20,7 @@ def a_snapshot(wallet: int, available: int | None = None, lots: int = 0, **chang
     return Snapshot(0, "BTCUSDT", wallet * MONEY, free * MONEY, 50_000, 20_000, **values)
 
 
-# At 60,000 the shortest stop is twice the costs of a round trip, 132; a lot of 0.001 loses 0.132 by it and 0.0661 by costs.
+# At 60,000 the shortest stop is twice the costs of a round trip, 132: a lot of 0.001 loses 0.132 by it, 0.0661 by costs
 @pytest.mark.parametrize(
     ("parameters", "snapshot", "lots"),
     [

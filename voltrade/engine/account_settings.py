@@ -1,4 +1,4 @@
-"""Position mode, margin type and leverage: their rows of the start-up table, and the last step of a start that sets them."""
+"""Position mode, margin type and leverage: their rows of the start-up table, and how a start sets them, last of all."""
 
 from __future__ import annotations
 

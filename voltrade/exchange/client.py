@@ -142,7 +142,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self._unsaid = 0
         self._used_weight = (0, 0)
         self._secrets: list[str] = []
-        self._record = RECORDER.get(lambda exchange, exchanged: None)
+        self._record: Callable[[UsdmExchange, Exchanged], None] = RECORDER.get(lambda exchange, exchanged: None)
         self._proxies: dict[str, str] = {}
         super().__init__(config)
         # ccxt logs requests with their headers at DEBUG; a logger without handlers keeps them out of the log.
@@ -227,7 +227,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             answer = await self._fetch(url, method, headers, body)
             response = Response(200, body=answer)
         except Exception as error:
-            response = vars(error)["response"]
+            response = vars(error).get("response") or Response(NO_ANSWER, 0, type(error).__name__)
             raise
         finally:
             self._record(self, Exchanged(method, url, body or "", response))
