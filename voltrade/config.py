@@ -315,6 +315,8 @@ class SessionSettings(Settings):
     doctor` and the refusal of an empty confirmation show the text to type."""
     allow_unchecked: bool = False
     """`live`: whether to start without a passed `demo_check`, and with a key whose rights can't be read."""
+    new_account: bool = False
+    """`demo`, `live`: whether to start with another account or host than at the mode's first start, and to keep it."""
     apply_account_settings: bool = False
     """Whether to set one-way mode, margin type and leverage of the symbol at the exchange where they differ and no
     position is open. If false, a difference prevents the start."""

@@ -549,8 +549,7 @@ def test_nothing_is_set_before_a_passed_check_and_a_check_of_the_account_as_it_w
     account.settings("CROSSED", 20)
     assert start(run, live(apply_account_settings=True))["error"].startswith("demo check: must be passed")
     assert changed(fake) == []
-    kind = "one-way, single-asset, isolated, PERPETUAL, USDT"
-    keep_passed({"version": exchange_version(), "kind": kind, "time": now(), "mode": "demo"}, os.environ)
+    keep_passed({"version": exchange_version(), "kind": KIND, "time": now(), "mode": "demo"}, os.environ)
     assert start(beside(run), live(apply_account_settings=True))["error"] == PASSED
     assert changed(fake) == ALL_SET
 
@@ -563,6 +562,41 @@ def test_settings_that_the_exchange_accepts_and_does_not_take_stop_the_start(fak
     error = start(run, live(apply_account_settings=True))["error"]
     assert error == "leverage: must be 5 (the exchange has just accepted that), was 20"
     assert changed(fake) == ALL_SET
+
+
+KIND = "one-way, single-asset, isolated, PERPETUAL, USDT"
+
+
+def test_another_account_or_host_than_at_the_first_start_of_a_mode_is_refused(
+    fake: FakeBinance, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of the wrong account, or a host that was mixed up."""
+    hosts = [Endpoint("demo", host, fake.stream, fake.rest) for host in (fake.rest, fake.rest.replace("127.0.0.1", "localhost"))]
+    monkeypatch.setattr(modes, "_endpoint", lambda config: hosts[0])
+    Account(fake)
+
+    def pinned(is_other: bool, **parameters: Any) -> tuple[str, list[str]]:
+        """Start; return how that ended, and what the doctor had said of the account."""
+        alias = "otherAccount" if is_other else "sgTest"
+        fake.always["GET", "/fapi/v3/balance"] = Say(body=[{"accountAlias": alias}])
+        config = Config.from_parameters(mode="demo", threshold=450, **parameters)
+        told = [row.found for row in asyncio.run(examine(config)) if row.item == "account of the mode" and not row.ok]
+        return str(start(beside(run), config)["error"]), told
+
+    assert pinned(False, capital=20)[0].startswith("largest order")  # it never traded, and is not kept
+    assert pinned(True) == (PASSED, [])
+    assert pinned(True) == (PASSED, [])
+    error, told = pinned(False)
+    assert re.match("account of the mode: must be .* otherAccount by http.*-p new_account True, was .* sgTest by", error)
+    assert len(told) == 1
+    assert pinned(False, new_account=True) == (PASSED, [])
+    assert pinned(False) == (PASSED, [])  # kept from then on
+
+    hosts.reverse()
+    assert "account of the mode: must be" in pinned(False)[0]
+    [path] = (run.parent / "state/pins").iterdir()
+    path.write_text("{}")
+    assert "what was kept can't be read: " in pinned(False)[0]
 
 
 def a_day(volume: int, *, closed: int) -> list[Any]:

@@ -15,6 +15,7 @@ from voltrade.compiled import cache_home
 from voltrade.config import Config
 from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, day_by_range, symbol_threshold
 from voltrade.engine.account_history import known_final_state
+from voltrade.engine.account_pin import pin_checks
 from voltrade.engine.checks import Check
 from voltrade.engine.demo_check.passed import check_demo_check
 from voltrade.engine.modes import Wiring, reach
@@ -44,7 +45,8 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
         return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
     try:
         checks += await preflight(wiring, known_final_state(wiring, environment))
-        return [*checks, await _bars_a_day(wiring), *await check_demo_check(wiring, environment)]
+        checks += [await _bars_a_day(wiring), *pin_checks(wiring, environment)]
+        return [*checks, *await check_demo_check(wiring, environment)]
     except VoltradeError as error:
         return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
     finally:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from voltrade.engine.account_history import ledger_checks
+from voltrade.engine.account_pin import keep_pin, pin_checks
 from voltrade.engine.account_settings import set_last
-from voltrade.engine.checks import Check
+from voltrade.engine.checks import Check, refused
 from voltrade.engine.demo_check.passed import check_demo_check
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notifier import Notifier
@@ -26,6 +27,8 @@ async def start_checks(
 ) -> list[Check]:
     """Return all rows. Account settings are set only if every other row is right; see `account_settings.set_last`.
 
+    The account and host of a new run whose rows are all right are kept as those of its mode.
+
     Args:
         wiring: Exchange and settings of the session.
         ledger: Ledger of the account; None where it needs none.
@@ -40,7 +43,11 @@ async def start_checks(
 
     async def table(was_set: bool) -> list[Check]:
         checks = await preflight(wiring, last, is_new, snapshot, was_set)
-        checks += await check_demo_check(wiring, os.environ) if is_new else []
+        if is_new:
+            checks += [*pin_checks(wiring, os.environ), *await check_demo_check(wiring, os.environ)]
         return [*checks, *ledger_checks(ledger, last, is_new, wiring), notifications(notifier)]
 
-    return await set_last(wiring, table)
+    checks = await set_last(wiring, table)
+    if is_new and not refused(checks):
+        keep_pin(wiring, os.environ)
+    return checks
