@@ -328,9 +328,15 @@ def live(**parameters: Any) -> Config:
     return config.changed(confirmation=confirmation_text(config, ACCOUNT, datetime.now(UTC)))
 
 
-def leave_position(fake: FakeBinance, lots: int, run: Path, entry: int = 0, step: str = "0.001") -> None:
+def demo(**parameters: Any) -> Config:
+    return Config.from_parameters(mode="demo", threshold=450, **parameters)
+
+
+def leave_position(
+    fake: FakeBinance, lots: int, run: Path, entry: int = 0, step: str = "0.001", mode: str = "live"
+) -> None:
     """Save in the ledger what the account's last session left: signed lots, and those of an entry on its way."""
-    ledger = Ledger.open(accounts_home(os.environ), f"{fake.rest} sgTest", "live", run)
+    ledger = Ledger.open(accounts_home(os.environ), f"{fake.rest} sgTest", mode, run)
     ledger.begin("monday", run, None)
     breaker = CircuitBreaker(Config().risk, now(), 10_000 * MONEY).state()
     sent = {
@@ -382,6 +388,23 @@ def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str,
         assert all(row["ok"] for row in record["checks"]), record["error"]
     changed = [(asked.method, asked.path) for asked in fake.asked if asked.method != "GET"]
     assert set(changed) <= {("POST", "/fapi/v1/order/test")}
+
+
+@pytest.mark.parametrize("state", [state for state, (_, _, rule) in STATES.items() if "key rights" not in rule])
+def test_demo_lets_the_same_states_pass_but_asks_for_no_rights_of_the_key(
+    state: str, fake: FakeBinance, run: Path
+) -> None:
+    happens, parameters, rule = STATES[state]
+    given = dict(parameters)
+    happens(Account(fake))
+    fake.always["GET", "/sapi/v1/account/apiRestrictions"] = error(-9999, "the demo has no such path")
+    if "left" in given:
+        leave_position(fake, given.pop("left"), run, given.pop("entry", 0), given.pop("step", "0.001"), "demo")
+    record = start(run, demo(**given))
+    assert re.search(rule or f"^{PASSED}$", record["error"]), record["error"]
+    assert not [row for row in record.get("checks", ()) if row["item"] in ("key rights", "demo check")]
+    assert not [asked for asked in fake.asked if "sapi" in asked.path]
+    assert changed(fake) == []
 
 
 @pytest.mark.parametrize(
@@ -503,9 +526,11 @@ def changed(fake: FakeBinance) -> list[tuple[str, str]]:
 ALL_SET = [("positionSide/dual", ""), ("marginType", "ISOLATED"), ("leverage", "5")]
 
 
-@pytest.mark.parametrize("state", SETTABLE)
+@pytest.mark.parametrize(
+    ("state", "settings"), [*((state, live) for state in SETTABLE), ("cross and 20x", demo), ("hedge mode", demo)]
+)
 def test_settings_that_differ_are_set_last_and_the_table_is_made_again(
-    state: str, fake: FakeBinance, run: Path
+    state: str, settings: Callable[..., Config], fake: FakeBinance, run: Path
 ) -> None:
     account = Account(fake)
     account.takes_settings()
@@ -514,7 +539,7 @@ def test_settings_that_differ_are_set_last_and_the_table_is_made_again(
         raised = fake.always["POST", "/fapi/v1/leverage"]
         fake.always["POST", "/fapi/v1/leverage"] = lambda asked: (
             fake.always.update({("POST", "/fapi/v1/order/test"): Say(body={})}), raised(asked))[1]  # fmt: skip
-    config = live(apply_account_settings=True)
+    config = settings(apply_account_settings=True)
     told = asyncio.run(examine(config, os.environ))
     assert [row for row in told if not row.ok] == []
     assert changed(fake) == []
@@ -571,7 +596,10 @@ def test_another_account_or_host_than_at_the_first_start_of_a_mode_is_refused(
     fake: FakeBinance, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys of the wrong account, or a host that was mixed up."""
-    hosts = [Endpoint("demo", host, fake.stream, fake.rest) for host in (fake.rest, fake.rest.replace("127.0.0.1", "localhost"))]
+    hosts = [
+        Endpoint("demo", host, fake.stream, fake.rest)
+        for host in (fake.rest, fake.rest.replace("127.0.0.1", "localhost"))
+    ]
     monkeypatch.setattr(modes, "_endpoint", lambda config: hosts[0])
     Account(fake)
 
@@ -579,7 +607,7 @@ def test_another_account_or_host_than_at_the_first_start_of_a_mode_is_refused(
         """Start; return how that ended, and what the doctor had said of the account."""
         alias = "otherAccount" if is_other else "sgTest"
         fake.always["GET", "/fapi/v3/balance"] = Say(body=[{"accountAlias": alias}])
-        config = Config.from_parameters(mode="demo", threshold=450, **parameters)
+        config = demo(**parameters)
         told = [row.found for row in asyncio.run(examine(config)) if row.item == "account of the mode" and not row.ok]
         return str(start(beside(run), config)["error"]), told
 
@@ -587,7 +615,9 @@ def test_another_account_or_host_than_at_the_first_start_of_a_mode_is_refused(
     assert pinned(True) == (PASSED, [])
     assert pinned(True) == (PASSED, [])
     error, told = pinned(False)
-    assert re.match("account of the mode: must be .* otherAccount by http.*-p new_account True, was .* sgTest by", error)
+    assert re.match(
+        "account of the mode: must be .* otherAccount by http.*-p new_account True, was .* sgTest by", error
+    )
     assert len(told) == 1
     assert pinned(False, new_account=True) == (PASSED, [])
     assert pinned(False) == (PASSED, [])  # kept from then on

@@ -18,7 +18,7 @@ from voltrade.journal_lock import refuse_unsafe
 
 
 def pin_checks(wiring: Wiring, environment: Mapping[str, str]) -> list[Check]:
-    """Return the row that compares account and host with those of the mode's first start; none for a simulated venue."""
+    """Return the row that compares account and host with those of the first start; none for a simulated venue."""
     if not _is_pinned(wiring):
         return []
     path, now = _file(wiring, environment), _pin(wiring)
@@ -31,7 +31,9 @@ def pin_checks(wiring: Wiring, environment: Mapping[str, str]) -> list[Check]:
         return [Check(item, f"{found}, kept from this start on")]
     if first != now and wiring.config.session.new_account:
         return [Check(item, f"{found}, in place of {first['account']} by {first['host']}")]
-    wanted = f"{first['account']} by {first['host']}, as at the first start: other keys or hosts, or -p new_account True"
+    wanted = (
+        f"{first['account']} by {first['host']}, as at the first start: other keys or hosts, or -p new_account True"
+    )
     return [Check(item, found, wanted, first == now)]
 
 
