@@ -661,6 +661,25 @@ def test_messages_that_trading_can_not_read_fail_their_stream(monkeypatch: pytes
     assert own.items() <= contact.rows.items()
 
 
+def test_the_address_from_which_we_come_is_told_beside_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are stored."""
+
+    async def refuse(call: str) -> Answer:
+        return Answer(401, -2015, "Invalid API-key, IP, or permissions for action, request ip: ***")
+
+    async def close() -> None:
+        """It is closed."""
+
+    monkeypatch.setattr(market, "connect", lambda *given: SimpleNamespace(own_address="203.0.113.7", close=close))
+    monkeypatch.setattr(market, "BinanceRestClient", lambda exchange: SimpleNamespace(ask=refuse))
+    contact: Any = Told()
+    contact.wiring = SimpleNamespace(endpoint=LIVE, clock=None)
+    addresses: list[str] = []
+    contact.on_address = addresses.append
+    asyncio.run(market.check_address(contact))
+    assert (contact.rows, addresses) == ({"a made-up key": "ok"}, ["203.0.113.7"])
+
+
 def test_the_largest_order_that_a_session_may_send_is_the_one_that_is_checked() -> None:
     contact: Any = Told()
     asyncio.run(orders.check_sizes(contact))

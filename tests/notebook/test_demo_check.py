@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,24 @@ def test_an_interrupted_cell_ends_the_check_and_waits_until_it_has_cleaned_up() 
     with pytest.raises(KeyboardInterrupt):
         _follow(process)
     assert process.was_told == [signal.SIGINT, 120.0, "the end"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_our_address_is_shown_in_a_terminal_only(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A notebook keeps what the command prints to it."""
+
+    async def checked(
+        config: Config, environment: object, folder: Path, on_row: object, on_address: Callable[[str], None]
+    ) -> Report:
+        on_address("203.0.113.7")
+        return Report("https://demo-fapi.binance.com", "BTCUSDT", "0.1.0-abc")
+
+    monkeypatch.setattr("voltrade.engine.demo_check.check.check_exchange", checked)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    assert main(["doctor", "--trade", "-p", "mode", "demo"]) == 1
+    assert ("we come from 203.0.113.7" in capsys.readouterr().out) is is_terminal
 
 
 def test_the_command_refuses_a_check_without_keys(
