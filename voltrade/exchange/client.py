@@ -18,8 +18,8 @@ import aiohttp
 from yarl import URL
 
 from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
-from voltrade.exchange.ip_addresses import without_addresses
 from voltrade.exchange.proxies import proxy_of
+from voltrade.exchange.redaction import Redaction
 from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, REDIRECTED
 
 log = logging.getLogger(__name__)
@@ -141,10 +141,12 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self.blocked_until, self.own_address = 0, ""
         self._unsaid = 0
         self._used_weight = (0, 0)
-        self._secrets: list[str] = []
+        self._redaction = Redaction()
         self._record: Callable[[UsdmExchange, Exchanged], None] = RECORDER.get(lambda exchange, exchanged: None)
         self._proxies: dict[str, str] = {}
         super().__init__(config)
+        for secret in (self.apiKey, self.secret):
+            self.add_secret(secret)
         # ccxt logs requests with their headers at DEBUG; a logger without handlers keeps them out of the log.
         self.logger = logging.Logger("ccxt.silent", logging.ERROR)
 
@@ -165,7 +167,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         """
         self._proxies = {str(URL(address).origin()): proxy_of(address) for address in addresses}
         for proxy in self._proxies.values():
-            self.add_secret(urlsplit(proxy).password or "")
+            self._redaction.add_proxy(proxy)
 
     def proxy_to(self, address: str) -> str | None:
         """Return the proxy for requests and websockets to a pinned address; None for none."""
@@ -205,18 +207,15 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
 
     def add_secret(self, text: str) -> None:
         """Add a text that `redact` must remove."""
-        if text and text not in self._secrets:
-            self._secrets.append(text)
+        self._redaction.add(text)
 
     def redact(self, text: str) -> str:
         """Replace keys, signatures, the account's name and IP addresses but this machine's in a text by `***`."""
-        for secret in (self.apiKey, self.secret, *self._secrets):
-            if secret:
-                text = text.replace(secret, "***")
-        text = without_addresses(text)
-        return re.sub(
-            r"(signature|listenKey|accountAlias|apiKey|X-MBX-APIKEY)([\"']?\s*[=:]\s*[\"']?)[\w.%-]+", r"\1\2***", text
-        )
+        return self._redaction.clean(text)
+
+    def redacted(self, value: Any) -> Any:
+        """Return plain values with every text in them redacted."""
+        return self._redaction.cleaned(value)
 
     # --- REST -------------------------------------------------------------------------------------------------------
 

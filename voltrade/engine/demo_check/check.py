@@ -219,8 +219,8 @@ async def _clean_up(context: CheckContext) -> None:
 
 def _save(report: Report, folder: Path, wiring: Wiring, environment: Mapping[str, str]) -> None:
     """Write the rows and verdicts, and keep a passed check for mode `live`."""
-    _write(folder / REPORT, json.dumps(report.plain(), indent=1))
-    _write(folder / VERDICTS, report.verdicts())
+    _write(folder / REPORT, json.dumps(wiring.exchange.redacted(report.plain()), indent=1))
+    _write(folder / VERDICTS, wiring.exchange.redact(report.verdicts()))
     if report.passed and wiring.endpoint.name in ("demo", "live"):
         facts = {"version": report.version, "kind": report.kind, "time": wiring.clock(), "endpoint": report.endpoint}
         keep_passed({**facts, "mode": wiring.config.session.mode, "folder": folder.name}, environment)

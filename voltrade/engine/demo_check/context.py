@@ -73,7 +73,7 @@ class CheckContext:
     def answer(self, question: str, seen: str) -> None:
         """Add what was seen for a question of `report.QUESTIONS`."""
         before = self.report.answers.get(question, "")
-        self.report.answers[question] = "; ".join(filter(None, [before, seen]))
+        self.report.answers[question] = "; ".join(filter(None, [before, self.wiring.exchange.redact(seen)]))
 
     @asynccontextmanager
     async def part(self, name: str, verdict: Verdict = "failed") -> AsyncIterator[None]:
