@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TypeAlias, cast
 
 from voltrade.config import Config
 from voltrade.engine.authorisation import authorise
+from voltrade.engine.checks import told
 from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
 from voltrade.errors import SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.do(arguments)
     except VoltradeError as error:
-        print(f"{arguments.command}: {error}", file=sys.stderr)
+        print(f"{arguments.command}: {told(error)}", file=sys.stderr)
         return 2
     return status
 

@@ -39,7 +39,16 @@ class ExchangeError(VoltradeError):
     """The exchange can't be reached, refuses a request, or its answer or events can't be used.
 
     Raised for Binance and for the simulated venue alike.
+
+    Attributes:
+        item: The row of the start-up table that it belongs to.
+        says: What has happened, in a sentence; empty where the message says all.
+        wanted: What to do, in words that follow "must be"; empty where nothing is known.
     """
+
+    def __init__(self, text: str, item: str = "exchange", says: str = "", wanted: str = "") -> None:
+        super().__init__(text)
+        self.item, self.says, self.wanted = item, says, wanted
 
 
 class SessionError(VoltradeError):

@@ -249,10 +249,10 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
         lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {}, "key rights: .*allow_unchecked"),
     "a read-only key": (
         lambda a: a.refuses(-2015, "Invalid API-key, IP, or permissions", 401), {},
-        "smallest order: .*API Management, .*the list of addresses, was refused with -2015"),
+        "key: .*API Management.*address in its list.*, was the key is not accepted: refused with -2015"),
     "an unsigned stock perpetual": (
         lambda a: a.refuses(-4411, "Please sign TradFi-Perps agreement contract"), {},
-        "smallest order: .*whose agreement is signed: open BTCUSDT in Binance's app"),
+        "smallest order: .*whose agreement is signed: open the symbol in Binance's app"),
     "a cooling-off account": (
         lambda a: a.refuses(-4192, "Trade forbidden due to Cooling-off Period."), {}, "refused with -4192: Trade"),
     "capital that can't buy the least order": (
@@ -282,7 +282,8 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "orders that can not be read": (
         lambda a: a.denies("/fapi/v1/openOrders", -1002, "no", 403), {}, "fapiPrivateGetOpenOrders: .*code -1002"),
     "a key of another address": (
-        lambda a: a.denies("/fapi/v3/balance", -2015, "Invalid API-key, IP, or permissions", 401), {}, "code -2015"),
+        lambda a: a.denies("/fapi/v3/balance", -2015, "Invalid API-key, IP, or permissions", 401), {},
+        "key: .*code -2015"),
 }  # fmt: skip
 
 

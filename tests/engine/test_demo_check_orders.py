@@ -185,7 +185,7 @@ DIFFERENCES: dict[str, Difference] = {
     "the wallet": ([], None, {"wallet": 9_000}, {"wallet": "failed", "orders may be sent": "failed"}),
     "a right": ([], fields_of("GET", "v1/accountConfig", canTrade=False), {}, {"may trade": "failed"}),
     "an agreement": ([{"do": "refuse", "on": "order/test", "code": -2015, "times": 0}], None, {},
-                     {"smallest order": "failed"}),
+                     {"key": "failed"}),
     "an unsigned agreement": ([{"do": "refuse", "on": "order/test", "code": -4411, "times": 0}], None, {},
                               {"smallest order": "failed", "orders may be sent": "failed"}),
     "a position by hand": (

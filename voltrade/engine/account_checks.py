@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from voltrade.config import Config, milliseconds
 from voltrade.engine.checks import Check, rounded, unchecked
-from voltrade.engine.order_sizes import KEY_PAGE, order_checks
+from voltrade.engine.order_sizes import order_checks
 from voltrade.errors import ExchangeError
 from voltrade.exchange.account_facts import (
     AccountFacts,
@@ -21,6 +21,7 @@ from voltrade.exchange.account_facts import (
     key_rights,
     symbol_facts,
 )
+from voltrade.exchange.remedies import FUTURES_PREFERENCES, KEY_PAGE
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.trading_hours import SHUT, UNKNOWN
 from voltrade.model import NEVER, OUR_ORDERS, Instrument, Purpose, Snapshot, moment_text, money_text
@@ -31,7 +32,6 @@ from voltrade.symbol_filters import TRADING
 CREDITS = ("BNFCR",)
 """Assets of an account in credits trading mode."""
 
-FUTURES_PREFERENCES = "Binance: Futures, Preferences"
 
 
 async def account_checks(

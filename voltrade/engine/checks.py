@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
+from voltrade.errors import ExchangeError
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -41,6 +43,16 @@ def has_our_position(checks: Iterable[Check]) -> bool:
 def refused(checks: Iterable[Check]) -> str:
     """Return what is wrong; empty if the session may start and trade."""
     return "; ".join(f"{check.item}: must be {check.wanted}, was {check.found}" for check in checks if not check.ok)
+
+
+def failed_row(error: ExchangeError) -> Check:
+    """Return the row of a request that failed: what has happened, and what to do."""
+    return Check(error.item, f"{error.says} ({error})" if error.says else str(error), error.wanted, ok=False)
+
+
+def told(error: BaseException) -> str:
+    """Return an error as a start and a command tell it: a failed request with what to do."""
+    return refused([failed_row(error)]) if isinstance(error, ExchangeError) and error.wanted else str(error)
 
 
 def rounded(amount: str | Decimal) -> str:

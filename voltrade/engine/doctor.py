@@ -16,7 +16,7 @@ from voltrade.config import Config
 from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, day_by_range, symbol_threshold
 from voltrade.engine.account_history import known_final_state
 from voltrade.engine.account_pin import pin_checks
-from voltrade.engine.checks import Check
+from voltrade.engine.checks import Check, failed_row
 from voltrade.engine.demo_check.passed import check_demo_check
 from voltrade.engine.modes import Wiring, reach
 from voltrade.engine.notifier import Notifier
@@ -41,12 +41,16 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
         return [*checks, Check("symbol", f"can't be traded: {error}", ok=False)]
     except ConfigError as error:
         return [*checks, Check("settings", str(error), ok=False)]
+    except ExchangeError as error:
+        return [*checks, failed_row(error)]
     except VoltradeError as error:
         return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
     try:
         checks += await preflight(wiring, known_final_state(wiring, environment))
         checks += [await _bars_a_day(wiring), *pin_checks(wiring, environment)]
         return [*checks, *await check_demo_check(wiring, environment)]
+    except ExchangeError as error:
+        return [*checks, failed_row(error)]
     except VoltradeError as error:
         return [*checks, Check("exchange", f"can't be read: {error}", ok=False)]
     finally:
@@ -114,7 +118,7 @@ def _permission(config: Config, environment: Mapping[str, str]) -> list[Check]:
     try:
         Credentials.load(environment)
     except ConfigError as error:
-        return [Check("keys", f"missing: {error}", ok=False)]
+        return [Check("keys", f"can't be used: {error}", "those of an account; see the README", ok=False)]
     try:
         permission = permit(config, environment, datetime.now(UTC))
     except ConfigError as error:

@@ -31,7 +31,7 @@ from voltrade.engine.account_history import (
     started_from,
     units_of,
 )
-from voltrade.engine.checks import Check, has_our_position, refused
+from voltrade.engine.checks import Check, has_our_position, refused, told
 from voltrade.engine.control import Control
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
@@ -444,9 +444,9 @@ class Engine:
             self.notifier.post(Message(f"CRASHED: {error}; the engine is started again", Urgency.FAILURE))
             self._record.note(error=str(error))
             return
-        self.notifier.post(Message(f"FAILED: {error}", Urgency.FAILURE))
+        self.notifier.post(Message(f"FAILED: {told(error)}", Urgency.FAILURE))
         self._note_notebook()
-        self._record.note(state="failed", end_reason="ERROR", error=str(error), **self._journal_end(), ended=utc_now())
+        self._record.note(state="failed", end_reason="ERROR", error=told(error), **self._journal_end(), ended=utc_now())
 
     def _journal_end(self) -> dict[str, Any]:
         """Return row count and head hash of the journal for `run.json`; empty if it was not opened."""

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from voltrade.engine.checks import told
 from voltrade.engine.engine import Engine
 from voltrade.engine.guardian import REFUSED
 from voltrade.engine.heartbeat import Heartbeat
@@ -48,7 +49,7 @@ def _run_to_end(engine: Engine, run_dir: Path) -> int:
     except BaseException as error:
         engine.fail(error)
         if isinstance(error, VoltradeError):
-            print(f"run: {error}", file=sys.stderr)
+            print(f"run: {told(error)}", file=sys.stderr)
             return 1
         raise
     finally:

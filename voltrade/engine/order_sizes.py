@@ -15,13 +15,6 @@ from voltrade.risk import limits_from_settings, new_gate_inputs, position_size, 
 LEAST_ORDER, LARGEST_ORDER = "smallest order", "largest order"
 """The rows about orders that Binance checks and doesn't place."""
 
-KEY_PAGE = "Binance: Account, API Management, Edit restrictions"
-KEY_CODES = frozenset({-1002, -1022, -2014, -2015, -2017})
-UNSIGNED = -4411
-"""Refusal of an order in a stock perpetual whose agreement isn't signed."""
-MARGIN_CODES = frozenset({-2019, -2027, -2028})
-"""Refusals of an order that is too large for margin, or for the bracket, at the account's leverage."""
-
 
 async def order_checks(
     rest: BinanceRestClient, instrument: Instrument, snapshot: Snapshot, config: Config, mended: Collection[int]
@@ -41,6 +34,8 @@ async def order_checks(
     price = await mark_price(rest, instrument.symbol)
     least, largest = least_lots(instrument, price), largest_lots(instrument, snapshot, config, price)
     rows = [await _checked(LEAST_ORDER, rest, instrument, min(least, largest or least), mended)]
+    if rows[0].item == "key":
+        return rows  # whatever is asked
     if not largest:
         return [*rows, _too_small(instrument, price)]
     if snapshot.position.quantity:  # which has the margin
@@ -81,16 +76,7 @@ async def _checked(
         return Check(item, what)
     if response.code in mended:
         return Check(item, f"{what}, asked again once the account is set", will_be_set=True)
-    found = f"refused with {response.code}: {response.text[:120]}"
-    return Check(item, found, _wanted(response.code, instrument), ok=False)
-
-
-def _wanted(code: int, instrument: Instrument) -> str:
-    """Return what an order would have to be, by the code of its refusal."""
-    if code in KEY_CODES:
-        return f"one that the key may place from this address: {KEY_PAGE}, Enable Futures and the list of addresses"
-    if code == UNSIGNED:
-        return f"one whose agreement is signed: open {instrument.symbol} in Binance's app and accept it"
-    if code in MARGIN_CODES:
-        return "one that the margin allows: -p capital LESS, or less max_notional_multiple, or more leverage"
-    return "one that Binance accepts"
+    remedy = rest.remedy(response)
+    refused = f"refused with {response.code or f'HTTP {response.status}'}: {response.text[:120]}"
+    found = f"{remedy.says}: {refused}" if remedy.says else refused
+    return Check("key" if remedy.item == "key" else item, found, remedy.wanted, ok=False)

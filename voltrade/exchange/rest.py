@@ -22,6 +22,7 @@ from voltrade.exchange.fields import Fields, rows_of
 from voltrade.exchange.filters import instrument_of
 from voltrade.exchange.messages import MessageReader, TradeRow
 from voltrade.exchange.order_params import algo_params, id_params, order_params
+from voltrade.exchange.remedies import Remedy, remedy_of, without_tags
 from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, Verb, classify
 from voltrade.exchange.trading_hours import TradingHours
 from voltrade.model import (
@@ -394,7 +395,7 @@ class BinanceRestClient:
     def _error_text(self, response: Response) -> str:
         """Return status and text of a response without secrets and control characters, at most 200 characters long."""
         status = {NOT_SENT: "not sent", NO_ANSWER: "no answer"}.get(response.status, f"HTTP {response.status}")
-        text = re.sub(r"[\x00-\x1f\x7f]+", " ", self._exchange.redact(f"{status}: {response.text}"))
+        text = re.sub(r"[\x00-\x1f\x7f]+", " ", self._exchange.redact(f"{status}: {without_tags(response.text)}"))
         return text if len(text) <= 200 else f"{text[:197]}..."
 
     async def ask(self, call: str, params: Mapping[str, Any] | None = None) -> Response:
@@ -434,13 +435,22 @@ class BinanceRestClient:
         """
         response = await self.ask(call, params)
         if response.status != 200 or response.code not in (0, 200):
-            raise ExchangeError(f"{call}: {self._error_text(response)}, code {response.code}")
+            raise self._failure(call, response)
         return response.body
 
     async def _change(self, call: str, params: Mapping[str, Any]) -> None:
         response = await self.ask(call, params)
         if response.status != 200 and response.code not in NOT_MODIFIED:
-            raise ExchangeError(f"{call}: {self._error_text(response)}, code {response.code}")
+            raise self._failure(call, response)
+
+    def _failure(self, call: str, response: Response) -> ExchangeError:
+        remedy = self.remedy(response)
+        code = f", code {response.code}" if response.code else ""
+        return ExchangeError(f"{call}: {self._error_text(response)}{code}", remedy.item, remedy.says, remedy.wanted)
+
+    def remedy(self, response: Response) -> Remedy:
+        """Return what a failed request means for a person, and what to do."""
+        return remedy_of(response, self._exchange)
 
     async def _reader(self, symbol: str) -> MessageReader:
         if symbol not in self._readers:
