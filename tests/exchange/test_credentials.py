@@ -79,6 +79,45 @@ def test_a_file_that_is_named_counts_more_than_keys_of_the_environment(tmp_path:
     assert Credentials.load(named) == Credentials(KEY, SECRET)
 
 
+@pytest.mark.parametrize(
+    ("key", "secret"),
+    [
+        (f'"{KEY}"', f"'{SECRET}'"),
+        (f"  {KEY}  ", f"{SECRET}\r"),
+        (f"{KEY} # of the demo", f'"{SECRET}"   # both'),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "export ", "\ufeff"])
+def test_a_key_file_is_read_as_a_shell_reads_it(key: str, secret: str, before: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys.env"
+    path.write_bytes(f"{before}VOLTRADE_API_KEY={key}\n{before.strip(chr(0xFEFF))}VOLTRADE_API_SECRET={secret}\n".encode())
+    path.chmod(0o600)
+    found = Credentials.load({"VOLTRADE_KEY_FILE": str(path), "VOLTRADE_API_KEY": "another"})
+    assert found == Credentials(KEY, SECRET)
+    assert found.source == f"{path}, which counts before VOLTRADE_API_KEY"
+
+
+def test_a_key_of_the_environment_has_no_end_of_line_and_no_quotes() -> None:
+    found = Credentials.load({"VOLTRADE_API_KEY": f"{KEY}\n", "VOLTRADE_API_SECRET": f'"{SECRET}"'})
+    assert (found, found.source) == (Credentials(KEY, SECRET), "the environment")
+
+
+@pytest.mark.parametrize("value", [f"{KEY} {KEY}", f"{KEY}\n{KEY}", f"{KEY}\x00", "schlüssel"])
+def test_what_can_be_no_key_is_refused_without_its_value(value: str) -> None:
+    with pytest.raises(ConfigError, match="VOLTRADE_API_KEY: must be one word as the exchange shows it") as error:
+        Credentials.load({"VOLTRADE_API_KEY": value, "VOLTRADE_API_SECRET": SECRET})
+    assert value not in str(error.value)
+
+
+def test_a_key_file_is_named_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"{tmp_path}/nothing: must be a readable file and no link, was No such file"):
+        Credentials.load({"VOLTRADE_KEY_FILE": "~/nothing"})
+    a_key_file(tmp_path, 0o600).write_text(f"VOLTRADE_API_KEY={KEY}\n")
+    with pytest.raises(ConfigError, match=f"VOLTRADE_API_SECRET: must be set in {tmp_path}/keys"):
+        Credentials.load({"VOLTRADE_KEY_FILE": "~/keys"})
+
+
 BODY = base64.b64encode(bytes.fromhex("302e020100300506032b657004220420") + bytes(range(32))).decode()
 PEM = f"-----BEGIN PRIVATE KEY-----\n{BODY}\n-----END PRIVATE KEY-----"
 """An Ed25519 key whose seed is 0, 1, 2 ... 31."""

@@ -112,7 +112,7 @@ def test_a_live_session_holds_its_position_overnight_and_the_next_one_adopts_it(
         runs / "monday", parameters(tmp_path, "live", address, duration_s=5.0, on_duration_end="protect")
     )
     check_replay(runs / "monday", monday)
-    assert row(monday, "account") == ACCOUNT
+    assert row(monday, "account") == f"{ACCOUNT}, key from the environment"
     assert row(monday, "endpoint") == address
     assert row(monday, "allowed by").startswith("typed confirmation: trade BTCUSDT up to 2000000 on account")
     truth = Truth.of(folder)
@@ -308,6 +308,7 @@ def test_wrong_keys_are_refused_by_the_exchange_and_named(
     monkeypatch.setenv("VOLTRADE_API_SECRET", SECRET)
     record = run_engine(tmp_path / "runs/wrong", parameters(tmp_path, "demo", quiet_stand_in[0]))
     assert record["state"] == "failed"
+    assert record["error"].startswith("key: must be one of ")
     assert "code -2015" in record["error"]
     assert "another-key" not in json.dumps(record)
 

@@ -69,6 +69,8 @@ class Wiring:
     """Name of the account for its ledger; empty for an account that exists only during the session."""
     fingerprint: str = ""
     """Name of the account that is shown to users."""
+    key_from: str = ""
+    """Where the API key was read."""
     allowed_by: str = "no money is at stake"
     ceilings: str = ""
     """Ceilings of authorisation files, with the session's values."""
@@ -246,6 +248,7 @@ async def _wire_binance(config: Config, permission: Permission, known: Known | N
         await wiring.exchange.close()
         raise
     wiring.fingerprint, wiring.allowed_by = permission.account, permission.by
+    wiring.key_from = permission.credentials.source
     wiring.ceilings, wiring.denied = permission.ceilings, permission.denied
     return wiring
 

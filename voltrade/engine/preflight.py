@@ -53,7 +53,7 @@ async def preflight(
     checks = [
         Check("endpoint", wiring.endpoint.rest),
         *_proxy(wiring),
-        Check("account", wiring.fingerprint),
+        Check("account", wiring.fingerprint + (f", key from {wiring.key_from}" if wiring.key_from else "")),
         *_permission(wiring),
         await _clock(wiring),
     ]

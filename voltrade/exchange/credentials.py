@@ -7,9 +7,10 @@ would store it in the notebook. Ledger, journal and confirmation identify an acc
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +19,7 @@ from voltrade.errors import ConfigError
 
 KEY_VARIABLE, SECRET_VARIABLE = "VOLTRADE_API_KEY", "VOLTRADE_API_SECRET"
 KEY_FILE_VARIABLE = "VOLTRADE_KEY_FILE"
-"""Variable with the path of a file of `NAME=value` lines."""
+"""Variable with the path of a file of `NAME=value` lines, as a shell takes them; it counts before the other two."""
 
 LARGEST_FILE = 65_536
 
@@ -32,6 +33,8 @@ class Credentials:
 
     key: str
     secret: str
+    source: str = field(default="", compare=False)
+    """Where they were read, for the start-up table."""
 
     def __repr__(self) -> str:
         return "Credentials(key='***', secret='***')"
@@ -48,21 +51,46 @@ class Credentials:
     def load(environment: Mapping[str, str], file: Path | None = None) -> Credentials:
         """Read the key from a file of `NAME=value` lines if one is given, else from the environment.
 
+        A line may begin with `export`, and a value stand in quotes, as shells take them.
+
         Args:
             environment: such as `os.environ`; the names are VOLTRADE_API_KEY and VOLTRADE_API_SECRET, or
                 VOLTRADE_KEY_FILE for the path of a file that holds them.
             file: see `read_private`.
 
         Raises:
-            ConfigError: a name is missing, or others can read the file; the message has no values.
+            ConfigError: a name is missing, a value can't be a key, or others can read the file; the message names the
+                file and has no values.
         """
         if file is None and environment.get(KEY_FILE_VARIABLE):
-            file = Path(environment[KEY_FILE_VARIABLE])
-        values = environment if file is None else _pairs(read_private(file))
-        for name in (KEY_VARIABLE, SECRET_VARIABLE):
-            if not values.get(name):
-                raise ConfigError(f"{name}: must be set in {'the environment' if file is None else file.name}")
-        return Credentials(values[KEY_VARIABLE], values[SECRET_VARIABLE])
+            file = Path(environment[KEY_FILE_VARIABLE]).expanduser()
+        where = "the environment" if file is None else str(file)
+        given = environment if file is None else _pairs(read_private(file))
+        key, secret = (_value(given.get(name, ""), name, where) for name in (KEY_VARIABLE, SECRET_VARIABLE))
+        is_hiding = file is not None and environment.get(KEY_VARIABLE)
+        return Credentials(key, secret, where + (f", which counts before {KEY_VARIABLE}" if is_hiding else ""))
+
+
+def _value(given: str, name: str, where: str) -> str:
+    """Return a key or secret without the spaces and quotes around it.
+
+    Raises:
+        ConfigError: It is missing, or more than one word.
+    """
+    value = given.strip()
+    if PEM_BEGIN in value:
+        return _unquoted(value).replace("\\n", "\n")
+    value = _unquoted(value)
+    if not value:
+        raise ConfigError(f"{name}: must be set in {where}")
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ConfigError(f"{name}: must be one word as the exchange shows it, in {where}, had a space or another sign")
+    return value
+
+
+def _unquoted(text: str) -> str:
+    quote = text[:1]
+    return text[1:-1].strip() if quote in ("'", '"') and len(text) > 1 and text.endswith(quote) else text
 
 
 def read_private(file: Path) -> str:
@@ -73,7 +101,7 @@ def read_private(file: Path) -> str:
     """
     text, owner = read_protected(file)
     if owner != os.getuid():
-        raise ConfigError(f"{file.name}: must be a plain file of this user's")
+        raise ConfigError(f"{file}: must be a plain file of this user's")
     return text
 
 
@@ -86,16 +114,16 @@ def read_protected(file: Path) -> tuple[str, int]:
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise ConfigError(f"{file.name}: must be a readable file and no link, was {error.strerror}") from None
+        raise ConfigError(f"{file}: must be a readable file and no link, was {error.strerror}") from None
     try:
         its = os.fstat(handle)
         mode, is_own = stat.S_IMODE(its.st_mode), its.st_uid == os.getuid()
         if not stat.S_ISREG(its.st_mode):
-            raise ConfigError(f"{file.name}: must be a plain file of this user's")
+            raise ConfigError(f"{file}: must be a plain file of this user's")
         if is_own and mode & 0o077:
-            raise ConfigError(f"{file.name}: mode must be 0600, was {mode:04o}")
+            raise ConfigError(f"{file}: mode must be 0600, was {mode:04o}")
         if mode & 0o022:
-            raise ConfigError(f"{file.name}: mode must let only its owner write, as 0644, was {mode:04o}")
+            raise ConfigError(f"{file}: mode must let only its owner write, as 0644, was {mode:04o}")
         return os.read(handle, LARGEST_FILE).decode("utf-8", "replace"), its.st_uid
     finally:
         os.close(handle)
@@ -104,20 +132,27 @@ def read_protected(file: Path) -> tuple[str, int]:
 def _pairs(text: str) -> dict[str, str]:
     """Read `NAME=value` lines; the value of a private key in PEM goes on to the line that ends it."""
     values: dict[str, str] = {}
-    lines = iter(text.splitlines())
+    lines = iter(text.removeprefix("\ufeff").splitlines())
     for line in lines:
         name, is_pair, value = line.partition("=")
         if is_pair and not line.lstrip().startswith("#"):
-            values[name.strip()] = _pem(value, lines) if PEM_BEGIN in value else value.strip()
+            its_name = re.sub(r"^export\s+", "", name.strip())
+            values[its_name] = _pem(value, lines) if PEM_BEGIN in value else _without_comment(value)
     return values
 
 
+def _without_comment(value: str) -> str:
+    """Return a value without a comment after it; as in shells, a `#` begins one only after a space."""
+    found = re.match(r"""\s*("[^"]*"|'[^']*'|\S+)\s+#""", value)
+    return found[1] if found else value
+
+
 def _pem(first: str, lines: Iterator[str]) -> str:
-    """Return a private key in PEM, of one line with `\\n` in it or of several, without quotes around it."""
+    """Return a private key in PEM, of one line with `\\n` in it or of several."""
     found = first.strip()
     while PEM_END not in found:
         line = next(lines, None)
         if line is None:
             break
         found += f"\n{line.strip()}"
-    return found.strip("\"'").replace("\\n", "\n")
+    return found
