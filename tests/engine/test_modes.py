@@ -81,6 +81,7 @@ def test_a_clock_that_is_wrong_at_the_start_is_not_gone_by(ahead_ms: int, counts
     clock = Machine().clock()
     asyncio.run(clock.sync(Exchange(ahead_ms)))  # type: ignore[arg-type]
     assert clock() == NOON_MS - ahead_ms * counts
+    assert clock.corrected_ms == ahead_ms * counts
 
 
 def test_a_run_that_goes_on_knows_its_filters_and_asks_for_none() -> None:

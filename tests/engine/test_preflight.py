@@ -42,7 +42,7 @@ def test_a_fresh_account_has_used_none() -> None:
     assert used_limits(Config(), left, NOON, "USDT").found == "none"
 
 
-def table_of_a_run_that_goes_on(ahead_ms: int = 0) -> dict[str, Check]:
+def table_of_a_run_that_goes_on(ahead_ms: int = 0, corrected_ms: int = 0) -> dict[str, Check]:
     """Make the table with a wiring whose gateway can do nothing at all, and a clock that is so far ahead."""
 
     async def offset() -> int:
@@ -53,8 +53,16 @@ def table_of_a_run_that_goes_on(ahead_ms: int = 0) -> dict[str, Check]:
         endpoint=SimpleNamespace(rest="https://fapi.binance.com"),
         exchange=SimpleNamespace(proxy_to=lambda address: None),
         rest=SimpleNamespace(clock_offset=offset),
+        clock=SimpleNamespace(corrected_ms=corrected_ms),
         **dict.fromkeys(("instrument", "filters"), an_instrument("BTCUSDT")),
-        **{"fingerprint": "abc", "allowed_by": "a person", "denied": "", "ceilings": "", "gateway": None},
+        **{
+            "fingerprint": "abc",
+            "key_from": "",
+            "allowed_by": "a person",
+            "denied": "",
+            "ceilings": "",
+            "gateway": None,
+        },
     )
     flat = PositionReport("BTCUSDT", 0, "0")
     read = Snapshot(NOON, "BTCUSDT", 10_000 * MONEY, 10_000 * MONEY, 50_000, 20_000, 20, "cross", False, flat)
@@ -68,10 +76,23 @@ def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing
     assert (checks["wallet"].found, checks["clock"].ok) == ("10,000.00", True)
 
 
-@pytest.mark.parametrize(("ahead_ms", "ok"), [(1_000, True), (1_001, False), (-1_000, True), (-1_001, False)])
-def test_a_clock_that_is_a_second_off_either_way_starts_nothing(ahead_ms: int, ok: bool) -> None:
-    row = table_of_a_run_that_goes_on(ahead_ms)["clock"]
-    assert (row.found, row.ok) == (f"{ahead_ms:+,} ms", ok)
+@pytest.mark.parametrize(
+    ("ahead_ms", "corrected_ms", "found", "ok"),
+    [
+        (1_000, 0, "1,000 ms ahead of the exchange's", True),
+        (1_001, 0, "1,001 ms ahead of the exchange's", False),
+        (-1_000, 0, "1,000 ms behind the exchange's", True),
+        (-1_001, 0, "1,001 ms behind the exchange's", False),
+        (7, -120_022, "120,015 ms behind the exchange's", False),  # the exchange's time counts, the machine's is wrong
+        (0, 3_600_000, "3,600,000 ms ahead of the exchange's", False),
+    ],
+)
+def test_a_machine_whose_clock_is_a_second_off_starts_nothing_however_far_it_is(
+    ahead_ms: int, corrected_ms: int, found: str, ok: bool
+) -> None:
+    row = table_of_a_run_that_goes_on(ahead_ms, corrected_ms)["clock"]
+    assert (row.found, row.ok) == (found, ok)
+    assert row.wanted.endswith("set the time of this machine by NTP")
 
 
 @pytest.mark.parametrize(

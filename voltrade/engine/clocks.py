@@ -17,8 +17,16 @@ MAX_OFFSET_MS = 10_000
 A smaller one only changes the timestamps of signed requests."""
 
 
+def offset_text(ahead_ms: int) -> str:
+    """Return how far the machine's clock is from the exchange's, in words."""
+    return f"{abs(ahead_ms):,} ms {'behind' if ahead_ms < 0 else 'ahead of'} the exchange's"
+
+
 class TapeClock:
     """The time of a tape, ms UTC; the lockstep loop moves it."""
+
+    corrected_ms = 0
+    """No machine's clock is behind it, so there is nothing to correct."""
 
     def __init__(self, now: int) -> None:
         self.now = now
@@ -49,6 +57,8 @@ class WallClock:
     def __init__(self, wall: Callable[[], int] = time.time_ns, elapsed: Callable[[], int] = _monotonic_ns) -> None:
         self._elapsed = elapsed
         self._begin = wall() - elapsed()
+        self.corrected_ms = 0
+        """By how much the machine's clock was found to be ahead of the exchange's, whose time has counted since."""
 
     def __call__(self) -> int:
         return (self._begin + self._elapsed()) // 1_000_000
@@ -69,6 +79,7 @@ class WallClock:
         """
         if abs(ahead_ms) <= MAX_OFFSET_MS:
             return False
-        log.warning("the machine's clock is %d ms ahead of the exchange's, which counts", ahead_ms)
+        log.warning("the machine's clock is %s, which counts", offset_text(ahead_ms))
         self._begin -= ahead_ms * 1_000_000
+        self.corrected_ms += ahead_ms
         return True

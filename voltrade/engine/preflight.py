@@ -18,6 +18,7 @@ from voltrade.engine.account_checks import account_checks, contract, position, r
 from voltrade.engine.account_settings import mended_refusals, settings_checks
 from voltrade.engine.authorisation import largest_notional
 from voltrade.engine.checks import Check, rounded
+from voltrade.engine.clocks import offset_text
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notifier import Notifier
 from voltrade.exchange.account_facts import symbol_facts
@@ -27,7 +28,7 @@ from voltrade.risk import CircuitBreaker, distance_label
 from voltrade.runs.ledger_file import FinalState
 
 CLOCK_WITHIN_MS = 1_000
-"""Binance refuses requests whose timestamp is further ahead of its time."""
+"""Binance refuses requests whose timestamp is further ahead of its time; days and expiries are told by the machine."""
 
 
 async def preflight(
@@ -129,8 +130,10 @@ async def _holdings(
 
 
 async def _clock(wiring: Wiring) -> Check:
-    offset = await wiring.rest.clock_offset()
-    return Check("clock", f"{offset:+,} ms", f"within {CLOCK_WITHIN_MS:,} ms", abs(offset) <= CLOCK_WITHIN_MS)
+    """Return the row about the machine's clock, also where the exchange's time counts since it is far off."""
+    ahead_ms = wiring.clock.corrected_ms + await wiring.rest.clock_offset()
+    wanted = f"within {CLOCK_WITHIN_MS:,} ms: set the time of this machine by NTP"
+    return Check("clock", offset_text(ahead_ms), wanted, abs(ahead_ms) <= CLOCK_WITHIN_MS)
 
 
 def _assets_and_fees(snapshot: Snapshot) -> list[Check]:
