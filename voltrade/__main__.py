@@ -18,7 +18,7 @@ from voltrade.config import Config
 from voltrade.engine.authorisation import authorise
 from voltrade.engine.checks import told
 from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
-from voltrade.errors import SessionError, VoltradeError
+from voltrade.errors import ConfigError, SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import printable
 from voltrade.runs.run_file import JOURNAL, RECORD, can_be_resumed, release
@@ -255,6 +255,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     if arguments.trade:
         return _check_by_orders(arguments)
+    if arguments.record:
+        raise ConfigError("--record: must stand with --trade, whose record it is for")
     checks = asyncio.run(examine(_config(arguments)))
     width = max(len(check.item) for check in checks)
     for check in checks:

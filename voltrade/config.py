@@ -275,13 +275,19 @@ class ExecutionSettings(Settings):
     """Simulated exchange: wallet balance at start."""
 
 
+def _own_venue(address: str) -> str:
+    if not re.fullmatch(r"|http://(127\.0\.0\.1|localhost):[0-9]{1,5}", address):
+        raise ValueError("must be the address of a venue on this machine, such as http://127.0.0.1:9000, or empty")
+    return address
+
+
 def _one_symbol(symbol: str) -> str:
     if not symbol.isascii():
         raise ValueError(
             "must be of A-Z and 0-9; names in other scripts aren't traded, since Binance signs their bytes"
         )
     if not re.fullmatch(r"[A-Z0-9]{2,20}(_[0-9]{6})?", symbol):
-        raise ValueError("must be one symbol, such as BTCUSDT, or BTCUSDT_260327 for a quarterly")
+        raise ValueError("must be one symbol, such as BTCUSDT, or BTCUSDT_260327 for a quarterly, in capitals")
     return symbol
 
 
@@ -299,7 +305,7 @@ class SessionSettings(Settings):
     """Length of the synthetic tape."""
     speed: Annotated[float, AfterValidator(_zero_or_one)] = 0.0
     """`sim`: 1 plays the tape by the wall clock, 0 in lockstep with the engine, as fast as possible."""
-    venue: Annotated[str, Field(pattern=r"^(|http://(127\.0\.0\.1|localhost):\d{1,5})$")] = ""
+    venue: Annotated[str, AfterValidator(_own_venue)] = ""
     """Address of a running `python -m voltrade venue`. In `sim` its account is kept after the session; empty for a
     venue, tape and account that exist for this session only. In `paper`, `demo` and `live` it replaces Binance, for
     trials."""

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import pytest
 from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, Asked, FakeBinance, Say, error
 
+from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.engine import modes
 from voltrade.engine.demo_check.passed import exchange_version, keep_passed
@@ -656,6 +657,36 @@ def test_doctor_tells_the_bars_a_day_by_the_exchanges_own_days(
     [row] = [row for row in asyncio.run(examine(live(), os.environ)) if row.item == "bars a day"]
     assert row.found.startswith(told)
     assert row.ok
+
+
+@pytest.mark.parametrize(
+    ("threshold", "row", "found", "wanted"),
+    [
+        (1_000_000_000, "bars a day", "about 0 at 1000000000 .*: less than one bar a day", "at least one"),
+        ("0.001", "bars a day", "about 5,000,000,000 at 0.001 .*: more bars than trades", "fewer than trades"),
+        ("0.0001", "threshold", "0.0001, as given", "a multiple of BTCUSDT's step 0.001"),
+    ],
+)
+def test_doctor_refuses_a_threshold_that_gives_no_session(
+    threshold: Any, row: str, found: str, wanted: str, fake: FakeBinance, run: Path
+) -> None:
+    Account(fake).get("klines", [a_day(5_000_000, closed=now() - 1)])
+    config = live().changed(threshold=threshold)
+    [check] = [each for each in asyncio.run(examine(config, os.environ)) if each.item == row]
+    assert re.match(found, check.found), check.found
+    assert wanted in check.wanted
+    assert not check.ok
+
+
+def test_doctor_refuses_a_symbol_that_no_venue_has() -> None:
+    checks = asyncio.run(examine(Config.from_parameters(symbol="XAUUSDT", threshold=1), os.environ))
+    [row] = [row for row in checks if row.item == "symbol"]
+    assert (row.ok, "must be one of the shipped BTCUSDT" in row.found) == (False, True)
+
+
+def test_a_record_without_a_check_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["doctor", "--record", str(tmp_path / "r")]) == 2
+    assert "--record: must stand with --trade" in capsys.readouterr().err
 
 
 def test_the_table_has_thirty_states_and_more() -> None:

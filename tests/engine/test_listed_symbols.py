@@ -117,7 +117,7 @@ def test_names_of_symbols(symbol: str) -> None:
     "symbol", ["", "btcusdt", "BTC/USDT", "BTCUSDT ETHUSDT", "BTCUSDT_2603", "BTCUSDT_260327\n", "B"]
 )
 def test_other_names_are_refused_with_an_example(symbol: str) -> None:
-    with pytest.raises(ConfigError, match="symbol: must be one symbol, such as BTCUSDT, or BTCUSDT_260327"):
+    with pytest.raises(ConfigError, match=r"symbol: must be one symbol, such as BTCUSDT, or .* in capitals"):
         Config.from_parameters(symbol=symbol)
 
 
@@ -137,6 +137,15 @@ def test_a_symbol_is_delivered_after_the_session_is_surely_flat(
 ) -> None:
     facts = symbol_facts_of(row_of(contractType="CURRENT_QUARTER", deliveryDate=delivered_in_s * 1_000), "BTCUSDT")
     assert contract(facts, Config.from_parameters(mode="demo", **parameters), 0).ok is ok
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9000", "http://10.0.0.1:9000", "http://localhost:9000\n", "http://localhost"]
+)
+def test_another_address_of_a_venue_is_refused_with_an_example(address: str) -> None:
+    with pytest.raises(ConfigError, match="venue: must be the address of a venue on this machine, such as http://127"):
+        Config.from_parameters(venue=address)
+    assert Config.from_parameters(venue="http://localhost:9000").session.venue
 
 
 def row_of(**changed: Any) -> dict[str, Any]:

@@ -367,8 +367,17 @@ def test_no_file_is_written_that_lasts_too_long_or_over_another(tmp_path: Path) 
         with pytest.raises(ConfigError, match=f"days: must be above 0 and at most 31, was {days}"):
             authorise(path, a_config(), ACCOUNT, timedelta(days=days), NOW)
     a_file(tmp_path)
-    with pytest.raises(ConfigError, match="must be a new file"):
+    with pytest.raises(
+        ConfigError, match="must be a new file, exists already: name another for VOLTRADE_AUTHORISATION"
+    ):
         authorise(path, a_config(), ACCOUNT, timedelta(days=1), NOW)
+    with pytest.raises(ConfigError, match=r"no/x\.json: must be a file that can be written: No such file or directory"):
+        authorise(tmp_path / "no/x.json", a_config(), ACCOUNT, timedelta(days=1), NOW)
+    for mode in ("sim", "paper", "demo"):
+        config = Config.from_parameters(mode=mode)
+        with pytest.raises(ConfigError, match=f"mode: must be live, the only one .*, was {mode}"):
+            authorise(tmp_path / "other.json", config, ACCOUNT, timedelta(days=1), NOW)
+    assert not (tmp_path / "other.json").exists()
 
 
 def test_the_command_writes_a_file_that_allows(

@@ -90,7 +90,9 @@ def test_a_file_that_is_named_counts_more_than_keys_of_the_environment(tmp_path:
 @pytest.mark.parametrize("before", ["", "export ", "\ufeff"])
 def test_a_key_file_is_read_as_a_shell_reads_it(key: str, secret: str, before: str, tmp_path: Path) -> None:
     path = tmp_path / "keys.env"
-    path.write_bytes(f"{before}VOLTRADE_API_KEY={key}\n{before.strip(chr(0xFEFF))}VOLTRADE_API_SECRET={secret}\n".encode())
+    path.write_bytes(
+        f"{before}VOLTRADE_API_KEY={key}\n{before.strip(chr(0xFEFF))}VOLTRADE_API_SECRET={secret}\n".encode()
+    )
     path.chmod(0o600)
     found = Credentials.load({"VOLTRADE_KEY_FILE": str(path), "VOLTRADE_API_KEY": "another"})
     assert found == Credentials(KEY, SECRET)

@@ -122,6 +122,15 @@ def bars_by_days(days: list[DayFigures], threshold: Decimal, step: Decimal, conf
     return f"{told}: {wider:f} makes it {COSTS_PER_STOP}"
 
 
+def bars_fault(days: list[DayFigures], threshold: Decimal, config: Config) -> str:
+    """Return why a threshold can give no session, by the median of some days; empty where it can."""
+    usual = medians(days)
+    bars = float(getattr(usual, config.bars.unit)) / float(threshold)
+    if bars < 1:
+        return "less than one bar a day"
+    return "more bars than trades" if bars > usual.trades else ""
+
+
 def _stop_in_costs(usual: DayFigures, bars: float, config: Config) -> float:
     logs = np.log(np.asarray(BARS_MEASURED, dtype=np.float64)), np.log(np.asarray(usual.atr_bps))
     inner = np.exp(np.interp(np.log(bars), *logs))  # beyond the measured ones it falls as the root of their number

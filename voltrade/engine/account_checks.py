@@ -33,7 +33,6 @@ CREDITS = ("BNFCR",)
 """Assets of an account in credits trading mode."""
 
 
-
 async def account_checks(
     rest: BinanceRestClient,
     instrument: Instrument,

@@ -320,8 +320,10 @@ def authorise(
         is_pinned: Whether no other rule file and no other trading settings are allowed.
 
     Raises:
-        ConfigError: The validity is too long, or the file exists.
+        ConfigError: The mode is not `live`, the validity is too long, or the file exists or can't be written.
     """
+    if config.session.mode != "live":
+        raise ConfigError(f"mode: must be live, the only one that an authorisation is for, was {config.session.mode}")
     if not timedelta(0) < validity <= MAX_VALIDITY:
         raise ConfigError(
             f"days: must be above 0 and at most {MAX_VALIDITY.days}, was {validity / timedelta(days=1):g}"
@@ -336,7 +338,10 @@ def authorise(
     try:
         handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise ConfigError(f"{file}: must be a new file, exists already") from None
+        helps = f"name another for {AUTHORISATION_VARIABLE}, or move this one away first"
+        raise ConfigError(f"{file}: must be a new file, exists already: {helps}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: must be a file that can be written: {error.strerror}") from None
     with os.fdopen(handle, "w") as fresh:
         json.dump(stated, fresh, indent=2)
     return stated

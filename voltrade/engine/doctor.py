@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from voltrade.bar_spec import bar_spec
 from voltrade.compiled import cache_home
 from voltrade.config import Config
-from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, day_by_range, symbol_threshold
+from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, bars_fault, day_by_range, symbol_threshold
 from voltrade.engine.account_history import known_final_state
 from voltrade.engine.account_pin import pin_checks
 from voltrade.engine.checks import Check, failed_row
@@ -25,6 +26,7 @@ from voltrade.engine.preflight import notifications, preflight
 from voltrade.errors import ConfigError, DataError, ExchangeError, SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.runs.ledger_file import accounts_home
+from voltrade.simulated.symbols import shipped_instrument
 
 
 async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
@@ -34,7 +36,7 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
     if any(check.item == "keys" for check in checks):
         return checks
     if config.session.mode == "sim" and not config.session.venue:
-        return [*checks, Check("endpoint", "a simulated venue of the session's own, on this machine")]
+        return [*checks, _own_venue(config)]
     try:
         wiring = await reach(config, environment)
     except DataError as error:
@@ -46,6 +48,7 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
     except VoltradeError as error:
         return [*checks, Check("exchange", f"out of reach: {error}", ok=False)]
     try:
+        checks = _with_units(checks, config, wiring)
         checks += await preflight(wiring, known_final_state(wiring, environment))
         checks += [await _bars_a_day(wiring), *pin_checks(wiring, environment)]
         return [*checks, *await check_demo_check(wiring, environment)]
@@ -70,8 +73,29 @@ def _threshold(config: Config) -> Check:
     return Check("threshold", found if is_free else f"none; {found}", "given: -p threshold VOLUME", is_free)
 
 
+def _own_venue(config: Config) -> Check:
+    """Return the row about a venue that the session starts itself, which has a few symbols only."""
+    try:
+        shipped_instrument(config.session.symbol)
+    except DataError as error:
+        return Check("symbol", f"can't be simulated: {error}", "one that a venue has: -p symbol", ok=False)
+    return Check("endpoint", "a simulated venue of the session's own, on this machine")
+
+
+def _with_units(checks: list[Check], config: Config, wiring: Wiring) -> list[Check]:
+    """Return the rows; that of the threshold fails if it is no multiple of the symbol's step."""
+    try:
+        if "threshold" in config.bars.model_fields_set:
+            bar_spec(config.bars, wiring.filters)
+    except ConfigError as error:
+        rule = str(error).removeprefix("threshold: must be ")
+        wrong = Check("threshold", f"{config.bars.threshold:f}, as given", rule.rpartition(", was")[0], ok=False)
+        return [wrong if check.item == "threshold" else check for check in checks]
+    return checks
+
+
 async def _bars_a_day(wiring: Wiring) -> Check:
-    """Return the row about how many bars the threshold gives by the exchange's own last days; it prevents no start."""
+    """Return the row about how many bars the threshold gives by the exchange's own last days."""
     config, instrument = wiring.config, wiring.instrument
     try:
         days = [
@@ -82,8 +106,11 @@ async def _bars_a_day(wiring: Wiring) -> Check:
         threshold = config.bars.threshold if given else symbol_threshold(config).threshold
     except (ConfigError, ExchangeError) as error:
         return Check("bars a day", f"unknown: {error}")
-    found = bars_by_days(days, threshold, instrument.step_size, config) if days else "unknown: no whole day is told"
-    return Check("bars a day", found)
+    if not days:
+        return Check("bars a day", "unknown: no whole day is told")
+    found, fault = bars_by_days(days, threshold, instrument.step_size, config), bars_fault(days, threshold, config)
+    wanted = "at least one, and fewer than trades: -p threshold VOLUME"
+    return Check("bars a day", f"{found}: {fault}" if fault else found, wanted, not fault)
 
 
 def _machine(environment: Mapping[str, str]) -> list[Check]:
