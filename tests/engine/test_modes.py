@@ -124,7 +124,7 @@ def test_a_session_is_permitted_by_its_runs_copy_of_the_rule_and_what_the_permis
     judged: list[object] = []
 
     def permit(*given: object) -> Permission:
-        judged.append(given[-1])
+        judged.extend(each for each in given if isinstance(each, Path))
         return permission
 
     async def wired(config: Config, endpoint: Endpoint, *_: Any) -> Any:

@@ -124,6 +124,28 @@ def test_a_run_that_goes_on_trades_on_only_by_the_word_of_the_day_on_which_it_be
     assert denied.startswith("confirmation: must be 'trade BTCUSDT up to 20000 on account") == is_denied, denied
 
 
+@pytest.mark.parametrize(
+    ("in_the_record", "in_the_journal", "denied"),
+    [
+        (RIGHT.replace("03-01", "02-20"), "", "VOLTRADE_AUTHORISATION: must name"),  # begun by a file
+        ("x", "", "VOLTRADE_AUTHORISATION: must name"),
+        ("", RIGHT.replace("03-01", "02-20"), ""),
+        ("x", RIGHT.replace("03-01", "02-20"), ""),
+        (RIGHT, "", ""),  # typed again today
+        (RIGHT.replace("03-01", "02-20"), "x", "confirmation: must be"),
+        (RIGHT.replace("03-01", "02-20"), None, ""),  # no journal is left
+    ],
+)
+def test_what_allowed_a_run_is_read_from_its_journal_and_not_from_its_record(
+    in_the_record: str, in_the_journal: str | None, denied: str
+) -> None:
+    began = datetime(2026, 2, 20, 9, tzinfo=UTC)
+    config = a_config(in_the_record)
+    found = permit_resumed(config, ACCOUNT, KEYS, NOW, began=began, begun_by=in_the_journal).denied
+    assert found.startswith(denied), found
+    assert bool(found) == bool(denied), found
+
+
 # --- authorisation files ----------------------------------------------------------------------------------------------
 
 

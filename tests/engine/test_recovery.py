@@ -13,7 +13,7 @@ from support.builders import an_instrument
 
 from voltrade.config import Config
 from voltrade.engine import recovery
-from voltrade.engine.recovery import LOST_BEFORE, began_at, identity_of, instrument_of, recovered
+from voltrade.engine.recovery import LOST_BEFORE, began_at, begun_by, identity_of, instrument_of, recovered
 from voltrade.errors import JournalError
 from voltrade.journal import APPLICATION_ID, Journal
 from voltrade.journal import identity_of as journal_identity
@@ -47,14 +47,15 @@ def a_journal(folder: Path) -> Path:
 
 def test_a_run_began_when_its_first_journal_says(tmp_path: Path) -> None:
     path, record = tmp_path / "journal.db", {"began": 7}
-    assert (began_at(path, record), began_at(path, {})) == (7, 0)
+    assert (began_at(path, record), began_at(path, {}), begun_by(path)) == (7, 0, None)
     with Journal.create(path, "its id") as journal:
-        journal.append("Start", 1_234, {"parameters": {}})
-    assert began_at(path, record) == 1_234
+        journal.append("Start", 1_234, {"parameters": {"confirmation": "the first"}})
+        journal.append("Start", 2_345, {"parameters": {"confirmation": "another"}})
+    assert (began_at(path, record), begun_by(path)) == (1_234, "the first")
     path.unlink()
     with Journal.create(path, "its id") as journal:  # in place of one that was lost
         journal.append("Start", 5_678, {LOST_BEFORE: "emptied"})
-    assert began_at(path, record) == 7
+    assert (began_at(path, record), begun_by(path)) == (7, None)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

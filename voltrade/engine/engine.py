@@ -175,7 +175,9 @@ class Engine:
             return None
         facts, path = self._record.facts, self._dir / JOURNAL
         instrument, began = recovery.instrument_of(path), recovery.began_at(path, facts)
-        return Known(instrument, facts.get("account", ""), facts.get("account_name", ""), began)
+        return Known(
+            instrument, facts.get("account", ""), facts.get("account_name", ""), began, recovery.begun_by(path)
+        )
 
     def _new_id(self) -> str:
         return uuid4().hex

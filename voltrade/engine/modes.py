@@ -149,12 +149,14 @@ class Known:
         key: In modes `demo` and `live`, fingerprint of the API key that it began with.
         account: Name of the account for its ledger; empty where it has to be asked for.
         began: When it began, ms UTC; 0 where that isn't known.
+        word: The trading confirmation that it began with; None where that isn't known.
     """
 
     instrument: Instrument | None
     key: str = ""
     account: str = ""
     began: int = 0
+    word: str | None = None
 
 
 async def wire(
@@ -185,7 +187,7 @@ async def wire(
     now = datetime.now(UTC)
     if known is not None:
         began = datetime.fromtimestamp(known.began / 1000, UTC) if known.began else None
-        permission = permit_resumed(config, known.key, environment, now, run_dir, began)
+        permission = permit_resumed(config, known.key, environment, now, run_dir, began, known.word)
         return await _wire_binance(config, permission, known)
     return await _wire_binance(config, permit(config, environment, now, run_dir))
 

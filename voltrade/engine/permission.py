@@ -79,7 +79,17 @@ CHECKED_BEFORE = timedelta(minutes=15)
 """How long before its first row the word of a run may have been checked: the start-up table is made between them."""
 
 
-def _refuse_other_word(config: Config, account: str, now: datetime, began: datetime | None) -> None:
+def _word(config: Config, account: str, now: datetime, begun_by: str | None) -> str:
+    """Return the word by which a resumed run may trade on: the one that it began with, or one of today.
+
+    Another one in its settings counts only where the journal, which has the first one, is lost.
+    """
+    given = " ".join(config.session.confirmation.split())
+    is_typed_again = given == confirmation_text(config, account, now)
+    return given if begun_by is None or is_typed_again else " ".join(begun_by.split())
+
+
+def _refuse_other_word(word: str, config: Config, account: str, now: datetime, began: datetime | None) -> None:
     """Refuse a word that is neither that of the day on which the run began nor that of today.
 
     Raises:
@@ -87,9 +97,8 @@ def _refuse_other_word(config: Config, account: str, now: datetime, began: datet
     """
     first = [began, began - CHECKED_BEFORE] if began else []
     words = [confirmation_text(config, account, day) for day in (*first, now)]
-    given = config.session.confirmation
-    if " ".join(given.split()) not in words:
-        raise ConfigError(f"confirmation: must be {words[0]!r}, of the day on which the run began, was {given!r}")
+    if word not in words:
+        raise ConfigError(f"confirmation: must be {words[0]!r}, of the day on which the run began, was {word!r}")
 
 
 def permit_resumed(
@@ -99,6 +108,7 @@ def permit_resumed(
     now: datetime,
     run: Path | None = None,
     began: datetime | None = None,
+    begun_by: str | None = None,
 ) -> Permission:
     """Return the permission of a resumed run, which must look after its position in any case.
 
@@ -112,6 +122,7 @@ def permit_resumed(
         now: The time, UTC.
         run: Folder of the run.
         began: When it began; None where that isn't known, so that only the word of today is.
+        begun_by: The confirmation that its journal began with; None where the journal is lost.
 
     Raises:
         ConfigError: There is no API key, or it is another one.
@@ -123,13 +134,13 @@ def permit_resumed(
     if config.session.mode != "live":
         return Permission(credentials, account, by)
     try:
-        files, is_confirmed = authorisations(environment), bool(config.session.confirmation)
-        if not (is_confirmed or files):
+        files, word = authorisations(environment), _word(config, account, now, begun_by)
+        if not (word or files):
             raise ConfigError(f"{AUTHORISATION_VARIABLE}: must name the authorisation file, was empty")
-        if is_confirmed:
-            _refuse_other_word(config, account, now, began)
+        if word:
+            _refuse_other_word(word, config, account, now, began)
         for file in files:
-            file.refuse_other(config, account, now, run, is_begun=is_confirmed)
+            file.refuse_other(config, account, now, run, is_begun=bool(word))
     except ConfigError as error:
         return Permission(credentials, account, by, denied=str(error))
     return Permission(credentials, account, by, _table(files, config))

@@ -17,6 +17,7 @@ from voltrade.checkpoint import CHECKPOINT
 from voltrade.errors import DamagedJournal
 from voltrade.folders import sync_folder
 from voltrade.journal import Journal
+from voltrade.journal_rows import Row
 from voltrade.model import Instrument
 from voltrade.runs.replay import Replay, recover, traded_instrument
 from voltrade.runs.run_file import JOURNAL, refuse_missing
@@ -87,14 +88,27 @@ def instrument_of(path: Path) -> Instrument | None:
 
 def began_at(path: Path, record: Mapping[str, Any]) -> int:
     """Return when a run began, ms UTC, by its first journal, else by its record; 0 where neither knows."""
+    first = _first_start(path)
+    return first.time if first is not None else int(record.get("began", 0))
+
+
+def begun_by(path: Path) -> str | None:
+    """Return the trading confirmation that a run began with, by its first journal, since its record can be edited.
+
+    It is empty for a run that an authorisation file allowed, and None where the journal is lost.
+    """
+    first = _first_start(path)
+    return None if first is None else str(first.fact.get("parameters", {}).get("confirmation", ""))
+
+
+def _first_start(path: Path) -> Row | None:
+    """Return the first row of a run's first journal; None where that is lost."""
     try:
         refuse_missing(path)
         first = next(journal.read(path, kind="Start"), None)
-        if first is not None and LOST_BEFORE not in first.fact:
-            return first.time
     except DamagedJournal:
-        pass
-    return int(record.get("began", 0))
+        return None
+    return first if first is not None and LOST_BEFORE not in first.fact else None
 
 
 def recovered(
