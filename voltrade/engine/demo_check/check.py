@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 FRAMES, REPORT, VERDICTS = "frames.jsonl", "report.json", "verdicts.md"
 """Files of a check in its folder."""
-LATE_S = 1.0
-"""Pause before the account is looked at once more: an order whose answer was lost may be executed late."""
 REHEARSAL = {"speed": 1.0, "begin_s": 600.0, "mark_interval_s": 1}
 """Parameters of the simulated venue on which mode `sim` rehearses the check."""
 
@@ -94,7 +93,8 @@ async def check_exchange(
             held.callback(ledger.close)
         _allow_streams(wiring)
         report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
-        context = CheckContext(wiring, report, record, on_row, on_address, f"{int(time.time()):x}")
+        stamp = f"{int(time.time()):x}{secrets.token_hex(2)}"
+        context = CheckContext(wiring, report, record, on_row, on_address, stamp)
         await _begin(context, last_final_state(ledger, "", folder))
         await _check(context)
         _save(report, folder, wiring, environment)
@@ -184,6 +184,7 @@ def _steps() -> list[tuple[str, Callable[[CheckContext], Awaitable[None]]]]:
 
 async def _trade(context: CheckContext) -> None:
     """Send the orders; whatever happens, nothing is left open."""
+    context.clean_up.hint = f"; only `kill -KILL {os.getpid()}` ends this"
     try:
         for name, do in _steps():
             async with context.part(name):
@@ -209,12 +210,10 @@ async def _to_the_end(task: asyncio.Task[None]) -> None:
 
 async def _clean_up(context: CheckContext) -> None:
     async with context.part("clean-up"):
-        await money.flatten(context)
-        await asyncio.sleep(LATE_S)
-        await money.flatten(context)
-        left = await money.what_is_left(context)
-        if left:
-            context.row("money", "clean-up", "nothing is left", f"{left}: close it at Binance, in the app", ok=False)
+        await context.clean_up.run()
+        if others := await context.clean_up.of_others():
+            found = f"not the check's, and left alone: {others}"
+            context.row("money", "clean-up", "an account that nobody else trades", found, ok=False)
 
 
 def _save(report: Report, folder: Path, wiring: Wiring, environment: Mapping[str, str]) -> None:

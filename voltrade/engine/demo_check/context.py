@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
+from voltrade.engine.demo_check.cleanup import CleanUp, Terms
 from voltrade.engine.demo_check.frames import Frame, FrameRecord, Listener
 from voltrade.engine.demo_check.report import Report, Row, Verdict
+from voltrade.engine.demo_check.sent_orders import SentOrders
 from voltrade.engine.modes import Wiring
 from voltrade.errors import ExchangeError, VoltradeError
 from voltrade.exchange.account_facts import least_lots
@@ -45,7 +47,10 @@ class CheckContext:
     """What the check has bought at the market."""
     last_trade_id: int = 0
     """The last trade of the account before the check."""
+    sent: SentOrders = field(default_factory=SentOrders)
+    """Every order of this check, for the clean-up."""
     _count: int = 0
+    _clean_up: CleanUp | None = None
 
     @property
     def instrument(self) -> Instrument:
@@ -90,7 +95,7 @@ class CheckContext:
 
     async def ask(self, call: str, **params: Any) -> Response:
         """Do a raw request by ccxt's name."""
-        return await self.wiring.rest.ask(call, params)
+        return await self.sent.ask(self.wiring.rest, call, params, self.now)
 
     async def read(self, call: str, **params: Any) -> Any:
         """Return the body of a raw request.
@@ -106,7 +111,25 @@ class CheckContext:
     def new_name(self, letter: str) -> str:
         """Return a new client order id."""
         self._count += 1
-        return f"{OUR_ORDERS}check{self.stamp}-{self._count}{letter}"
+        return f"{self.prefix}{self._count}{letter}"
+
+    @property
+    def prefix(self) -> str:
+        """How the names of this check's orders begin, and no others."""
+        return f"{OUR_ORDERS}check{self.stamp}-"
+
+    @property
+    def terms(self) -> Terms:
+        """What a clean-up needs to know of this check."""
+        window = self.wiring.config.execution.recv_window_ms
+        return Terms(self.symbol, self.prefix, self.instrument.tick_size, window, self.report.begun)
+
+    @property
+    def clean_up(self) -> CleanUp:
+        """The clean-up of this check."""
+        if self._clean_up is None:
+            self._clean_up = CleanUp(self.wiring.exchange, self.wiring.rest, self.terms, self.sent)
+        return self._clean_up
 
     async def order(self, side: str, lots: int, name: str, **params: Any) -> Response:
         """Send an ordinary order."""

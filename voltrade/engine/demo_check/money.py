@@ -3,80 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from voltrade.engine.demo_check.context import CheckContext, coded
 from voltrade.exchange.client import Response
-from voltrade.model import OUR_ORDERS
-
-log = logging.getLogger(__name__)
 
 PART = "money"
-FLATTEN_TRIES = 10
-"""Tries to leave nothing open; the pauses between them grow to 5 s."""
 BOOKED_WITHIN_S = 5
 """How long the account may take to book the last fill."""
-
-
-async def flatten(context: CheckContext) -> None:
-    """Cancel every order of the symbol that is ours, and close the position; try again while anything is left.
-
-    Only what voltrade itself placed is touched: the check doesn't begin where an account holds anything else. Each step
-    is tried whatever became of the others.
-    """
-    for attempt in range(FLATTEN_TRIES):
-        steps = (_cancel_orders(context), _cancel_stops(context), _close_position(context))
-        if all([await _is_clean(step) for step in steps]):
-            return
-        await asyncio.sleep(min(attempt, 5))
-
-
-async def _is_clean(step: Awaitable[bool]) -> bool:
-    """Return whether a step had nothing to do; one that fails in any way has."""
-    try:
-        return await step
-    except Exception as error:  # a position must not stay open for it
-        log.warning("clean-up: %s: %s", type(error).__name__, error)
-        return False
-
-
-async def _cancel_orders(context: CheckContext) -> bool:
-    names = await _open_orders(context)
-    return all([await _is_clean(_sent(context.cancel(name))) for name in names]) and not names
-
-
-async def _cancel_stops(context: CheckContext) -> bool:
-    names = await _open_stops(context)
-    return all([await _is_clean(_sent(context.cancel_stop(name))) for name in names]) and not names
-
-
-async def _sent(request: Awaitable[Response]) -> bool:
-    await request
-    return True
-
-
-async def _close_position(context: CheckContext) -> bool:
-    if held := await context.position():
-        await _exit(context, held, "ACK")
-        await context.within_position(Decimal(0), 3.0)
-    return not held
-
-
-async def _open_orders(context: CheckContext) -> list[str]:
-    """Return the names of our open ordinary orders."""
-    return _ours(await context.read("fapiPrivateGetOpenOrders", symbol=context.symbol), "clientOrderId")
-
-
-async def _open_stops(context: CheckContext) -> list[str]:
-    """Return the names of our open conditional orders."""
-    return _ours(await context.read("fapiPrivateGetOpenAlgoOrders", symbol=context.symbol), "clientAlgoId")
-
-
-def _ours(rows: list[Any], name: str) -> list[str]:
-    return [row[name] for row in rows if str(row[name]).startswith(OUR_ORDERS)]
 
 
 async def _exit(context: CheckContext, held: Decimal, answer: str) -> Response:
@@ -87,15 +23,17 @@ async def _exit(context: CheckContext, held: Decimal, answer: str) -> Response:
 
 
 async def check_flat(context: CheckContext) -> None:
-    """Close whatever is left, and check that nothing is."""
-    held = await context.position()
-    if held:
+    """Close whatever the check still has, and check that nothing of it is left."""
+    held = min(await context.position(), context.instrument.quantity(context.lots))
+    if held > 0:
         closed = await _exit(context, held, "RESULT")
         context.row(PART, "reduce-only exit", "accepted", f"{held:f}: {coded(closed)}", closed.status == 200)
         await context.within_position(Decimal(0), 5.0)
-    await flatten(context)
+    await context.clean_up.run()
     left = await what_is_left(context)
     context.row(PART, "flat, without orders", "nothing is left", left or "nothing is left", not left)
+    if left:  # somebody else's, which the next order might reduce
+        return
     again = await context.order(
         "SELL", context.instrument.min_quantity, context.new_name("x"), type="MARKET", reduceOnly="true"
     )

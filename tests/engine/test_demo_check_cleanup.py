@@ -1,0 +1,281 @@
+"""What a check leaves: nothing of its own, whatever fails, and all that is somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from voltrade.engine.demo_check.cleanup import CleanUp, Terms
+from voltrade.engine.demo_check.sent_orders import SentOrders
+from voltrade.exchange.client import Response
+from voltrade.exchange.responses import NO_ANSWER
+
+OURS = "vt-check7-"
+TERMS = Terms("BTCUSDT", OURS, Decimal("0.1"), 5_000, 0)
+GONE, DOWN = Response(400, -2013, "Order does not exist."), Response(503, 0, "Service Unavailable.")
+
+
+@dataclass
+class Order:
+    """An order at the exchange."""
+
+    number: int
+    side: int
+    quantity: Decimal
+    is_stop: bool = False
+    status: str = "NEW"
+    executed: Decimal = Decimal(0)
+
+    def body(self, name: str) -> dict[str, Any]:
+        named = {"clientAlgoId": name, "algoStatus": self.status, "actualOrderId": ""}
+        side = "BUY" if self.side > 0 else "SELL"
+        plain = {"clientOrderId": name, "status": self.status, "executedQty": str(self.executed)}
+        return {"side": side, "orderId": self.number, **(named if self.is_stop else plain)}
+
+
+@dataclass
+class Account:
+    """An exchange in virtual time: market orders fill at once, and `spoil` decides what is answered instead."""
+
+    now: int = 1_000_000
+    held: Decimal = Decimal(0)
+    orders: dict[str, Order] = field(default_factory=dict)
+    trades: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    spoil: Callable[[str, Mapping[str, Any]], Response | None] = lambda call, params: None
+    later: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    blocked_until: int = 0
+    least: Decimal = Decimal("0.002")
+    bare_s: float = 0.0
+
+    def clock(self) -> int:
+        return self.now
+
+    def redact(self, text: str) -> str:
+        return text
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass; count how long the check's own coins had no stop."""
+        if self.held > 0 and not any(order.is_stop and order.status == "NEW" for order in self.orders.values()):
+            self.bare_s += seconds
+        self.now += max(int(seconds * 1000), 1)
+        due = [event for event in self.later if event[0] <= self.now]
+        self.later = [event for event in self.later if event not in due]
+        for _, do in due:
+            do()
+
+    def trade(self, name: str, side: int, quantity: str) -> None:
+        """Execute a market order."""
+        number = len(self.orders) + 1
+        self.orders[name] = Order(number, side, Decimal(quantity), status="FILLED", executed=Decimal(quantity))
+        self.trades.append({"orderId": number, "side": "BUY" if side > 0 else "SELL", "qty": quantity})
+        self.held += side * Decimal(quantity)
+
+    def rest_of(self, name: str, side: int, quantity: str, is_stop: bool) -> None:
+        self.orders[name] = Order(len(self.orders) + 1, side, Decimal(quantity), is_stop)
+
+    async def ask(self, call: str, params: Mapping[str, Any]) -> Response:
+        self.asked.append(call)
+        spoilt = self.spoil(call, params)
+        return spoilt if spoilt is not None else self.answer(call.removeprefix("fapiPrivate"), params)
+
+    def answer(self, call: str, params: Mapping[str, Any]) -> Response:
+        match call:
+            case "PostOrder":
+                return self.place(params)
+            case "PostAlgoOrder":
+                self.rest_of(params["clientAlgoId"], -1, params["quantity"], True)
+            case "GetOrder" | "GetAlgoOrder":
+                name = params.get("origClientOrderId") or params.get("clientAlgoId")
+                return Response(200, body=self.orders[name].body(name)) if name in self.orders else GONE
+            case "DeleteOrder" | "DeleteAlgoOrder":
+                self.orders[params.get("origClientOrderId") or params["clientAlgoId"]].status = "CANCELED"
+            case "V3GetPositionRisk":
+                return Response(200, body=[{"symbol": "BTCUSDT", "positionAmt": str(self.held)}])
+            case "GetOpenOrders" | "GetOpenAlgoOrders":
+                wanted = [(n, o) for n, o in self.orders.items() if o.status == "NEW" and o.is_stop == ("Algo" in call)]
+                return Response(200, body=[order.body(name) for name, order in wanted])
+            case "GetUserTrades":
+                return Response(200, body=self.trades)
+            case "fapiPublicGetTickerBookTicker":
+                return Response(200, body={"bidPrice": "77000.05", "askPrice": "77000.15"})
+        return Response(200, body={})
+
+    def place(self, params: Mapping[str, Any]) -> Response:
+        if params.get("reduceOnly") == "true" and self.held <= 0:
+            return Response(400, -2022, "ReduceOnly Order is rejected.")
+        side, quantity = (1 if params["side"] == "BUY" else -1), Decimal(params["quantity"])
+        quantity = min(quantity, self.held) if side < 0 else quantity
+        self.trade(params["newClientOrderId"], side, str(quantity))
+        return Response(200, body={})
+
+
+@dataclass
+class Check:
+    """A check that has bought, and is interrupted then."""
+
+    account: Account
+    sent: SentOrders = field(default_factory=SentOrders)
+
+    async def place(self, name: str, side: str, *, stop: bool = False) -> Response:
+        given = {"side": side, "quantity": "0.002"}
+        given |= {"clientAlgoId": OURS + name} if stop else {"newClientOrderId": OURS + name, "type": "MARKET"}
+        call = "fapiPrivatePostAlgoOrder" if stop else "fapiPrivatePostOrder"
+        return await self.sent.ask(self.account, call, given, self.account.now)  # type: ignore[arg-type]
+
+    async def clean(self, most_s: float = 3_600.0) -> str:
+        """Clean up; return what is said to be others'."""
+        account, until = self.account, self.account.now + int(most_s * 1000)
+        work = CleanUp(account, account, TERMS, self.sent)  # type: ignore[arg-type]
+        task = asyncio.create_task(work.run())
+        while not task.done():
+            assert account.now < until, "the clean-up doesn't end"
+            await REAL_SLEEP(0)
+        await task
+        assert not [name for name, order in account.orders.items() if name.startswith(OURS) and order.status == "NEW"]
+        return await work.of_others()
+
+
+REAL_SLEEP = asyncio.sleep
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Account:
+    found = Account()
+    monkeypatch.setattr("voltrade.engine.demo_check.cleanup.asyncio", virtual(found))
+    return found
+
+
+def virtual(account: Account) -> SimpleNamespace:
+    async def sleep(seconds: float) -> None:
+        await account.sleep(seconds)
+        await REAL_SLEEP(0)
+
+    return SimpleNamespace(sleep=sleep, gather=asyncio.gather)
+
+
+def during(until: int, account: Account, response: Response, *calls: str) -> Callable[..., Response | None]:
+    """Answer some requests with this until a time."""
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        return response if account.now < until and call.removeprefix("fapiPrivate") in calls else None
+
+    return spoil
+
+
+def test_a_position_is_closed_before_its_stop_is_cancelled(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        await check.place("2s", "SELL", stop=True)
+        account.spoil = during(account.now + 240_000, account, DOWN, "PostOrder")
+        assert await check.clean() == ""
+
+    asyncio.run(story())
+    assert (account.held, account.bare_s) == (0, 0)
+    assert account.now >= 1_240_000
+
+
+def test_a_position_that_can_not_be_closed_gets_a_stop(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.spoil = during(account.now + 60_000, account, DOWN, "PostOrder")
+        await check.clean()
+
+    asyncio.run(story())
+    assert (account.held, account.bare_s) == (0, 0)
+    assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
+
+
+@pytest.mark.parametrize("executes_after_s", [3.9, 9.9])
+def test_an_order_in_flight_that_executes_late_is_closed(account: Account, executes_after_s: float) -> None:
+    async def story() -> None:
+        check = Check(account)
+        account.spoil = lambda call, params: Response(NO_ANSWER)
+        await check.place("1e", "BUY")
+        account.spoil = lambda call, params: None
+        at = account.now + int(executes_after_s * 1000)
+        account.later.append((at, lambda: account.trade(OURS + "1e", 1, "0.002")))
+        await check.clean()
+
+    asyncio.run(story())
+    assert account.held == 0
+    assert not account.later
+
+
+def test_a_position_that_is_read_late_is_closed(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        flat = Response(200, body=[])
+        account.spoil = during(account.now + 3_000, account, flat, "V3GetPositionRisk", "GetOpenOrders")
+        await check.clean()
+
+    asyncio.run(story())
+    assert account.held == 0
+
+
+def test_an_order_that_was_accepted_and_is_not_found_yet_counts_as_executed(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.spoil = during(account.now + 3_000, account, GONE, "GetOrder")
+        await check.clean()
+
+    asyncio.run(story())
+    assert account.held == 0
+
+
+def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.spoil = lambda call, params: Response(418, -1003) if account.now < 8_000_000 else None
+        account.blocked_until = 8_000_000
+        asked = len(account.asked)
+        await check.clean(10_000)
+        assert sum(account.now >= 0 for _ in account.asked[asked:]) < 2_000
+
+    asyncio.run(story())
+    assert account.held == 0
+
+
+def test_only_what_the_check_bought_is_sold_and_only_its_own_orders_are_cancelled(account: Account) -> None:
+    async def story() -> str:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.trade("web_1", 1, "0.050")
+        account.rest_of("web_2", -1, "0.050", True)
+        account.rest_of("vt-other-1e1", 1, "0.002", False)
+        return await check.clean()
+
+    left = asyncio.run(story())
+    assert account.held == Decimal("0.050")
+    assert left == "a position of 0.050, vt-other-1e1, web_2"
+    assert [account.orders[name].status for name in ("web_2", "vt-other-1e1")] == ["NEW", "NEW"]
+
+
+def test_what_the_user_has_closed_by_hand_is_not_sold_again(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.trade("web_1", -1, "0.002")
+        await check.clean()
+
+    asyncio.run(story())
+    assert account.held == 0
+
+
+def test_nothing_is_bought_once_nobody_would_clean_up(account: Account) -> None:
+    check = Check(account)
+    check.sent.is_watched = lambda: False
+    with pytest.raises(Exception, match="nothing more is bought"):
+        asyncio.run(check.place("1e", "BUY"))
+    assert account.asked == []

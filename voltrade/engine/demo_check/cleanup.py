@@ -1,0 +1,289 @@
+"""Leave nothing open of a check, whatever fails: it goes on until the exchange says that nothing of it is left.
+
+It closes first. A stop stays until what the check bought is sold, and one is placed where none rests. Only what the
+check itself sent is touched, by its names, and only as much is sold as its own orders bought. It is over once each
+order that was sent has a final state, or can't arrive any more, and the position agrees with what was executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any, TypeVar
+
+from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrder, SentOrders
+from voltrade.errors import ExchangeError
+from voltrade.exchange.client import Response, UsdmExchange
+from voltrade.exchange.responses import ABSENT
+from voltrade.exchange.rest import BinanceRestClient
+from voltrade.model import Outcome
+from voltrade.order_states import ABSENCE_MARGIN_MS
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_PAUSE_S = 5.0
+"""Longest pause between two rounds; they begin without one."""
+SAID_EVERY_S = 60.0
+"""How often a clean-up that can't end says so."""
+DISAGREES_S = 30.0
+"""So long a position may differ from what the check's own orders and others' trades explain."""
+STOP_BELOW = Decimal("0.01")
+"""Distance of a stop that the clean-up places, as a part of the price."""
+OPEN = ("NEW", "PARTIALLY_FILLED")
+FINAL = ("FILLED", "FINISHED", "CANCELED", "EXPIRED", "EXPIRED_IN_MATCH", "REJECTED")
+NOTHING_TO_REDUCE = -2022
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a clean-up needs to know of its check."""
+
+    symbol: str
+    prefix: str
+    """How the names of the check's orders begin."""
+    tick: Decimal
+    recv_window_ms: int
+    begun: int
+    """When the check began, ms UTC."""
+
+
+class CleanUp:
+    """Cancels and closes what one check has sent."""
+
+    def __init__(
+        self, exchange: UsdmExchange, rest: BinanceRestClient, terms: Terms, sent: SentOrders, letter: str = "c"
+    ) -> None:
+        """Make a clean-up; `run` does it.
+
+        Args:
+            exchange: Gives clock and the end of a ban.
+            rest: Does the requests.
+            terms: Of the check.
+            sent: The orders of the check; those of the clean-up are added.
+            letter: Part of the names of the clean-up's own orders.
+        """
+        self._exchange, self._rest, self._terms, self._sent, self._letter = exchange, rest, terms, sent, letter
+        self._count = 0
+        self._held: Decimal | None = None
+        self._differs_since = self._refused_since = 0
+        self._said = ""
+        self.hint = ""
+        """How the user may end a clean-up that can't end by itself."""
+
+    async def run(self) -> None:
+        """Clean up until nothing of the check is left; errors and bans only make it take longer."""
+        begun, rounds, said = self._now, 0, self._now
+        while not await self._or(False, self._round()):
+            rounds += 1
+            if self._now - said >= SAID_EVERY_S * 1000:
+                said = self._now
+                waited_s = (said - begun) // 1000
+                self._say(f"after {waited_s:,} s nothing proves that nothing is left; going on{self.hint}")
+            blocked_s = (self._exchange.blocked_until - self._now) / 1000
+            await asyncio.sleep(max(min(0.25 * rounds, LONGEST_PAUSE_S), min(blocked_s, SAID_EVERY_S)))
+
+    @property
+    def _now(self) -> int:
+        return self._exchange.clock()
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            log.warning("clean-up: %s", text)
+
+    async def _or(self, otherwise: T, step: Awaitable[T]) -> T:
+        """Do a step; whatever fails in it, the clean-up goes on."""
+        try:
+            return await step
+        except Exception as error:  # a position must not stay open for it
+            self._say(f"{type(error).__name__}: {self._exchange.redact(str(error))[:200]}")
+            return otherwise
+
+    async def _round(self) -> bool:
+        """Look at everything and do what is to be done; return whether nothing was, and nothing can come."""
+        await self._look_up()
+        self._held = await self._or(None, self.position())
+        if self._bought > 0:
+            await self._or(None, self._close(self._bought))
+            await self._look_up()
+            if self._bought > 0:
+                await self._or(None, self._protect(self._bought))
+            self._held = await self._or(None, self.position())
+        is_flat = self._bought <= 0 and await self._agrees()
+        is_left = await self._cancel(is_flat)
+        return is_flat and not is_left and self._is_settled
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+
+    async def _look_up(self) -> None:
+        """Ask for the state of each order that may still change."""
+        orders = [order for order in self._sent.by_name.values() if not self._is_over(order)]
+        await asyncio.gather(*(self._or(None, self._look_at(order)) for order in orders))
+
+    @staticmethod
+    def _is_over(order: SentOrder) -> bool:
+        return order.is_final or order.outcome is Outcome.REFUSED
+
+    async def _look_at(self, order: SentOrder) -> None:
+        if order.is_stop:
+            await self._look_at_stop(order)
+            return
+        body = await self._query("fapiPrivateGetOrder", origClientOrderId=order.name)
+        order.status = body["status"] if body else "absent"
+        if body:
+            self._executed(order, body)
+            order.is_final = order.status in FINAL
+
+    async def _look_at_stop(self, order: SentOrder) -> None:
+        body = await self._query("fapiPrivateGetAlgoOrder", clientAlgoId=order.name)
+        order.status = body["algoStatus"] if body else "absent"
+        if not body:
+            return
+        child = str(body.get("actualOrderId") or "0")
+        if child == "0":
+            order.executed, order.is_final = Decimal(0), order.status in FINAL and order.status != "FINISHED"
+        elif became := await self._query("fapiPrivateGetOrder", orderId=child):
+            self._executed(order, became)
+            order.is_final = order.status in FINAL and became["status"] in FINAL
+
+    @staticmethod
+    def _executed(order: SentOrder, body: Any) -> None:
+        order.executed = Decimal(body["executedQty"]) * (1 if body["side"] == "BUY" else -1)
+        order.ids.add(int(body["orderId"]))
+
+    async def _query(self, call: str, **params: Any) -> Any:
+        """Return an order, or None if there is none."""
+        response = await self._ask(call, symbol=self._terms.symbol, **params)
+        if response.code in ABSENT:
+            return None
+        return self._body(call, response)
+
+    @property
+    def _bought(self) -> Decimal:
+        """What the check has bought and not sold; where that isn't known, what it may have."""
+        return sum(map(self._counted, self._sent.by_name.values()), Decimal(0))
+
+    def _counted(self, order: SentOrder) -> Decimal:
+        """Return what an order has executed; of one that can't be looked up, what it has by its answer."""
+        if order.executed is not None:
+            return order.executed
+        is_done = order.outcome is Outcome.ACCEPTED and order.is_market
+        may_have_bought = order.outcome is Outcome.UNKNOWN and order.is_market and order.quantity > 0
+        return order.quantity if is_done or (may_have_bought and order.status != "absent") else Decimal(0)
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether no order that was sent can execute any more."""
+        return all(map(self._can_not_come, self._sent.by_name.values()))
+
+    def _can_not_come(self, order: SentOrder) -> bool:
+        return self._is_over(order) or (order.status == "absent" and self._is_late(order))
+
+    def _is_late(self, order: SentOrder) -> bool:
+        """Whether an order that has not arrived can't any more."""
+        return self._now >= order.sent + self._terms.recv_window_ms + ABSENCE_MARGIN_MS
+
+    async def position(self) -> Decimal:
+        """Return the position of the symbol, in coins."""
+        rows = await self._read("fapiPrivateV3GetPositionRisk", symbol=self._terms.symbol)
+        return sum((Decimal(row["positionAmt"]) for row in rows if row["symbol"] == self._terms.symbol), Decimal(0))
+
+    async def _agrees(self) -> bool:
+        """Whether the position is what others' trades explain; after a while one that nobody explains is others'."""
+        if self._held is None:
+            return False
+        if self._held == 0 or self._held == await self._or(None, self._traded_by_others()):
+            self._differs_since = 0
+            return True
+        self._differs_since = (self._differs_since or self._now) if self._is_settled else 0
+        return bool(self._differs_since) and self._now - self._differs_since >= DISAGREES_S * 1000
+
+    async def _traded_by_others(self) -> Decimal | None:
+        """Return what was traded since the check began by orders that aren't the check's."""
+        rows = await self._read("fapiPrivateGetUserTrades", symbol=self._terms.symbol, startTime=self._terms.begun)
+        ids = {number for order in self._sent.by_name.values() for number in order.ids}
+        others = [row for row in rows if row["orderId"] not in ids]
+        return sum((Decimal(row["qty"]) * (1 if row["side"] == "BUY" else -1) for row in others), Decimal(0))
+
+    # --- what is done -------------------------------------------------------------------------------------------------
+
+    async def _close(self, bought: Decimal) -> None:
+        """Sell what was bought, reduce-only, unless an earlier exit may still execute."""
+        exits = [order for order in self._sent.by_name.values() if order.is_market and order.quantity < 0]
+        if not all(self._is_over(order) or self._is_late(order) for order in exits):
+            return
+        quantity = min(bought, self._held) if self._held is not None and self._held > 0 else bought
+        given = {"side": "SELL", "type": "MARKET", "quantity": f"{quantity:f}", "reduceOnly": "true"}
+        response = await self._ask(ORDER, newClientOrderId=self._name("x"), symbol=self._terms.symbol, **given)
+        if response.code == NOTHING_TO_REDUCE and self._held == 0:
+            self._closed_by_others()
+        else:
+            self._refused_since = 0
+
+    def _closed_by_others(self) -> None:
+        """Count as sold what for a while neither the position nor an exit shows: the user has closed it by hand."""
+        self._refused_since = self._refused_since or self._now
+        if self._now - self._refused_since >= self._terms.recv_window_ms + ABSENCE_MARGIN_MS:
+            gone = SentOrder(self._name("g"), False, -self._bought, True, self._now, Outcome.REFUSED)
+            gone.executed = -self._bought
+            self._sent.by_name[gone.name] = gone
+
+    async def _protect(self, bought: Decimal) -> None:
+        """Place a stop for what can't be sold yet, where none rests."""
+        stops = [order for order in self._sent.by_name.values() if order.is_stop and order.quantity <= 0]
+        if any(order.status == "NEW" and (not order.quantity or -order.quantity >= bought) for order in stops):
+            return
+        book = await self._read("fapiPublicGetTickerBookTicker", symbol=self._terms.symbol)
+        ticks = (Decimal(book["bidPrice"]) * (1 - STOP_BELOW) / self._terms.tick).to_integral_value(ROUND_FLOOR)
+        given = {"algoType": "CONDITIONAL", "side": "SELL", "type": "STOP_MARKET", "workingType": "CONTRACT_PRICE"}
+        given |= {"triggerPrice": f"{ticks * self._terms.tick:f}", "quantity": f"{bought:f}", "reduceOnly": "true"}
+        await self._ask(STOP, clientAlgoId=self._name("s"), symbol=self._terms.symbol, **given)
+
+    async def _cancel(self, is_flat: bool) -> bool:
+        """Cancel the check's open orders, and once nothing is to be protected its stops; return whether any is left."""
+        kinds = [(False, "fapiPrivateDeleteOrder", "origClientOrderId")]
+        kinds += [(True, "fapiPrivateDeleteAlgoOrder", "clientAlgoId")] if is_flat else []
+        left = [await self._or(True, self._cancel_kind(*kind)) for kind in kinds]
+        return any(left)
+
+    async def _cancel_kind(self, stops: bool, call: str, key: str) -> bool:
+        listed = [name for name in await self.open_names(stops) if name.startswith(self._terms.prefix)]
+        known = [o.name for o in self._sent.by_name.values() if o.is_stop == stops and o.status in OPEN]
+        names = dict.fromkeys([*listed, *known])
+        await asyncio.gather(*(self._or(None, self._ask(call, symbol=self._terms.symbol, **{key: n})) for n in names))
+        return bool(names)
+
+    async def open_names(self, stops: bool) -> list[str]:
+        """Return the names of the open orders, or stops, of the symbol, whose ever they are."""
+        call, key = ("OpenAlgoOrders", "clientAlgoId") if stops else ("OpenOrders", "clientOrderId")
+        return [str(row[key]) for row in await self._read(f"fapiPrivateGet{call}", symbol=self._terms.symbol)]
+
+    async def of_others(self) -> str:
+        """Return what the symbol has that isn't the check's; empty for nothing."""
+        names = [*await self.open_names(False), *await self.open_names(True)]
+        others = [name for name in names if not name.startswith(self._terms.prefix)]
+        held = await self.position() - self._bought
+        return ", ".join([*([f"a position of {held:f}"] if held else []), *others])
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _name(self, letter: str) -> str:
+        self._count += 1
+        return f"{self._terms.prefix}{self._letter}{self._count}{letter}"
+
+    async def _ask(self, call: str, **params: Any) -> Response:
+        return await self._sent.ask(self._rest, call, params, self._now)
+
+    async def _read(self, call: str, **params: Any) -> Any:
+        return self._body(call, await self._ask(call, **params))
+
+    @staticmethod
+    def _body(call: str, response: Response) -> Any:
+        if response.status != 200:
+            raise ExchangeError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:100]}")
+        return response.body
