@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from errno import ENOSPC
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
+from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.sent_orders import SentOrders
 from voltrade.exchange.client import Response
 from voltrade.exchange.responses import NO_ANSWER
@@ -279,3 +282,22 @@ def test_nothing_is_bought_once_nobody_would_clean_up(account: Account) -> None:
     with pytest.raises(Exception, match="nothing more is bought"):
         asyncio.run(check.place("1e", "BUY"))
     assert account.asked == []
+
+
+def test_a_record_that_can_not_be_written_raises_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, account = FrameRecord(tmp_path / "frames.jsonl"), Account()
+    record.write(account, "answer")  # type: ignore[arg-type]
+    assert record.is_complete
+    with monkeypatch.context() as patch:
+        patch.setattr("voltrade.engine.demo_check.frames.os.write", full_disk)
+        record.write(account, "answer")  # type: ignore[arg-type]
+    record.close()
+    record.write(account, "answer")  # type: ignore[arg-type]
+    assert not record.is_complete
+    assert (tmp_path / "frames.jsonl").read_text().count("\n") == 1
+
+
+def full_disk(file: int, data: bytes) -> int:
+    raise OSError(ENOSPC, "No space left on device")

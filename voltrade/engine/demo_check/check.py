@@ -129,6 +129,8 @@ async def _check(context: CheckContext) -> None:
         await _look(context)
         if await _may_trade(context, snapshot):
             await _trade(context)
+        if not context.record.is_complete:
+            context.row("record", "record", "every frame and answer", "incomplete: it could not be written", ok=False)
     finally:
         for listener in (*context.users, *([context.market] if context.market else [])):
             await listener.close()
@@ -226,5 +228,8 @@ def _save(report: Report, folder: Path, wiring: Wiring, environment: Mapping[str
 
 
 def _write(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(text)
+    try:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise SessionError(f"{path}: can't be written: {error.strerror}") from None

@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import aiohttp
 
@@ -47,13 +48,20 @@ class FrameRecord:
 
     def __init__(self, path: Path) -> None:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        self._file: TextIO = os.fdopen(handle, "w", buffering=1)
+        self._file = handle
+        self.is_complete = True
+        """Whether every line could be written; a full disk must not keep the check from closing its position."""
 
     def write(self, exchange: UsdmExchange, kind: str, **facts: Any) -> None:
         """Write a line, without the client's secrets; after `close` do nothing."""
-        if not self._file.closed:
-            text = json.dumps({"at": exchange.clock(), "kind": kind, **facts}, default=str)
-            self._file.write(exchange.redact(text) + "\n")
+        if self._file < 0:
+            return
+        text = json.dumps({"at": exchange.clock(), "kind": kind, **facts}, default=str)
+        line = exchange.redact(text).encode(errors="replace") + b"\n"
+        try:
+            self.is_complete = os.write(self._file, line) == len(line) and self.is_complete
+        except OSError:
+            self.is_complete = False
 
     def on_answer(self, exchange: UsdmExchange, exchanged: Exchanged) -> None:
         """Write a request and its answer."""
@@ -64,7 +72,10 @@ class FrameRecord:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file >= 0:
+            with suppress(OSError):
+                os.close(self._file)
+            self._file = -1
 
 
 class Listener:
