@@ -267,17 +267,20 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _check_by_orders(arguments: argparse.Namespace) -> int:
     from voltrade.engine.demo_check.check import VERDICTS, check_exchange
+    from voltrade.engine.demo_check.terminal import Terminal
 
     folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    config = _config(arguments)
+    with Terminal() as terminal:
 
-    def show(row: object) -> None:
-        print(printable(row), flush=True)
+        def show(row: object) -> None:
+            terminal.print(printable(row))
 
-    def show_address(address: str) -> None:
-        if sys.stdout.isatty():  # a notebook, or a file, would keep it
-            show(f"    we come from {address}")
+        def show_address(address: str) -> None:
+            if sys.stdout.isatty():  # a notebook, or a file, would keep it
+                show(f"    we come from {address}")
 
-    report = asyncio.run(check_exchange(_config(arguments), os.environ, folder, show, show_address))
+        report = asyncio.run(check_exchange(config, os.environ, folder, show, show_address))
     print(f"\n{report.verdicts()}\n{folder / VERDICTS} holds this table\n{report.outcome}")
     return 0 if report.passed else 1
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from errno import ENOSPC
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +20,7 @@ import pytest
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.sent_orders import SentOrders
+from voltrade.engine.demo_check.terminal import Terminal
 from voltrade.exchange.client import Response
 from voltrade.exchange.responses import NO_ANSWER
 
@@ -301,3 +306,18 @@ def test_a_record_that_can_not_be_written_raises_nothing_and_says_so(
 
 def full_disk(file: int, data: bytes) -> int:
     raise OSError(ENOSPC, "No space left on device")
+
+
+def test_output_that_nobody_takes_holds_nobody() -> None:
+    """A pipe that is full, as a terminal after Ctrl-S: lines are taken at once, and written when it goes on."""
+    reading, writing = os.pipe()
+    taken: list[bytes] = []
+    with open(writing, "w") as held, Terminal() as terminal:  # noqa: PTH123
+        for number in range(100):
+            terminal.print(f"{number} {'x' * 2_000}", held)
+        logging.getLogger("a").warning("said too")
+        reader = Thread(target=lambda: taken.extend(iter(partial(os.read, reading, 65_536), b"")))
+        reader.start()
+    reader.join()
+    os.close(reading)
+    assert [line.split()[0] for line in b"".join(taken).splitlines()] == [b"%d" % number for number in range(100)]
