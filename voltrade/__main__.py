@@ -267,6 +267,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _check_by_orders(arguments: argparse.Namespace) -> int:
     from voltrade.engine.demo_check.check import VERDICTS, check_exchange
+    from voltrade.engine.demo_check.ending import run_to_the_end
     from voltrade.engine.demo_check.terminal import Terminal
 
     folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -280,7 +281,10 @@ def _check_by_orders(arguments: argparse.Namespace) -> int:
             if sys.stdout.isatty():  # a notebook, or a file, would keep it
                 show(f"    we come from {address}")
 
-        report = asyncio.run(check_exchange(config, os.environ, folder, show, show_address))
+        try:
+            report = run_to_the_end(check_exchange(config, os.environ, folder, show, show_address))
+        except asyncio.CancelledError:
+            raise SessionError("ended as it was asked to; its rows say whether anything is left") from None
     print(f"\n{report.verdicts()}\n{folder / VERDICTS} holds this table\n{report.outcome}")
     return 0 if report.passed else 1
 

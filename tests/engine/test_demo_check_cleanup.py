@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from errno import ENOSPC
 from functools import partial
@@ -16,13 +17,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_demo_check_orders import KEY, SECRET, tape
 
+from voltrade.config import Config
+from voltrade.engine.clocks import WallClock
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
+from voltrade.engine.demo_check.ending import ASK_FOR_THE_END, run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
-from voltrade.engine.demo_check.sent_orders import SentOrders
+from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrders
 from voltrade.engine.demo_check.terminal import Terminal
+from voltrade.engine.demo_check.watcher import Watcher
+from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.client import Response
+from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.responses import NO_ANSWER
+from voltrade.venue.server import serve
 
 OURS = "vt-check7-"
 TERMS = Terms("BTCUSDT", OURS, Decimal("0.1"), 5_000, 0)
@@ -312,7 +321,7 @@ def test_output_that_nobody_takes_holds_nobody() -> None:
     """A pipe that is full, as a terminal after Ctrl-S: lines are taken at once, and written when it goes on."""
     reading, writing = os.pipe()
     taken: list[bytes] = []
-    with open(writing, "w") as held, Terminal() as terminal:  # noqa: PTH123
+    with open(writing, "w") as held, Terminal() as terminal:
         for number in range(100):
             terminal.print(f"{number} {'x' * 2_000}", held)
         logging.getLogger("a").warning("said too")
@@ -321,3 +330,58 @@ def test_output_that_nobody_takes_holds_nobody() -> None:
     reader.join()
     os.close(reading)
     assert [line.split()[0] for line in b"".join(taken).splitlines()] == [b"%d" % number for number in range(100)]
+
+
+# --- the process that watches -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_second_process_closes_what_a_check_that_was_killed_has_left(is_done: bool, tmp_path: Path) -> None:
+    """The check's end of the line is closed, as when it dies; one that says that all is done is left alone."""
+    left = asyncio.run(killed(tmp_path, is_done))
+    assert left == ("0.002", 1) if is_done else ("0", 0)
+
+
+async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
+    """Buy and place a stop before a line is closed; return position and number of stops when its process has ended."""
+    config = Config.from_parameters(speed=1.0, mark_interval_s=1, begin_s=200.0)
+    venue = await serve(config, tape(), log_dir=folder, api_key=KEY, api_secret=SECRET)
+    endpoint = Endpoint.simulated(venue.rest_url, venue.rest_url.replace("http", "ws", 1))
+    exchange = connect(endpoint, Credentials(KEY, SECRET), WallClock(), 500)
+    rest, terms = BinanceRestClient(exchange), replace(TERMS, recv_window_ms=500)
+    try:
+        watcher = await Watcher.start(exchange, endpoint, terms)
+        sent, now = SentOrders(watcher.tell), exchange.clock()
+        buy = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.002"}
+        stop = {"symbol": "BTCUSDT", "side": "SELL", "type": "STOP_MARKET", "algoType": "CONDITIONAL"}
+        stop |= {"triggerPrice": "60000", "closePosition": "true", "clientAlgoId": OURS + "2s"}
+        for call, params in ((ORDER, {**buy, "newClientOrderId": OURS + "1e"}), (STOP, stop)):
+            assert (await sent.ask(rest, call, params, now)).status == 200
+        await watcher.dismiss() if is_done else watcher.close()
+        while watcher.is_there():
+            await asyncio.sleep(0.05)
+        held = (await rest.read("fapiPrivateV3GetPositionRisk", {"symbol": "BTCUSDT"}) or [{"positionAmt": "0"}])[0]
+        stops = await rest.read("fapiPrivateGetOpenAlgoOrders", {"symbol": "BTCUSDT"})
+        return f"{Decimal(held['positionAmt']).normalize():f}", len(stops)
+    finally:
+        await exchange.close()
+        await venue.close()
+
+
+def test_signals_only_ask_for_the_end_however_often_they_come() -> None:
+    cleaned: list[str] = []
+
+    async def check() -> None:
+        try:
+            for name in ASK_FOR_THE_END:
+                os.kill(os.getpid(), getattr(signal, name))
+            await asyncio.sleep(30)
+        finally:
+            for name in (*ASK_FOR_THE_END, "SIGINT"):
+                os.kill(os.getpid(), getattr(signal, name))
+                await asyncio.sleep(0.01)
+            cleaned.append("to the end")
+
+    with pytest.raises(asyncio.CancelledError):
+        run_to_the_end(check())
+    assert cleaned == ["to the end"]

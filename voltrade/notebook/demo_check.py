@@ -21,9 +21,6 @@ from voltrade.engine.demo_check.check import REPORT, VERDICTS
 from voltrade.errors import SessionError
 from voltrade.runs.listing import project_root
 
-CLEAN_UP_WITHIN_S = 120.0
-"""Longest wait for the end of a check that was interrupted."""
-
 
 class DemoCheck:
     """A finished check, as its folder has it."""
@@ -96,15 +93,20 @@ def _follow(process: subprocess.Popen[str]) -> str:
     """Print what a process prints; return its last line. An interrupt is passed on, and its end waited for."""
     last = ""
     assert process.stdout is not None
-    with process:
+    is_interrupted = False
+    while True:
         try:
             for line in process.stdout:
                 print(line, end="")
                 last = line.strip() or last
+            process.wait()
+            break
         except KeyboardInterrupt:
+            is_interrupted = True
             process.send_signal(signal.SIGINT)
-            process.wait(CLEAN_UP_WITHIN_S)
-            raise
+    process.stdout.close()
+    if is_interrupted:
+        raise KeyboardInterrupt
     return last
 
 

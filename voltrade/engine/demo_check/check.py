@@ -26,6 +26,7 @@ from voltrade.engine.demo_check.context import CheckContext
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed
 from voltrade.engine.demo_check.report import Report, Row
+from voltrade.engine.demo_check.watcher import Watcher
 from voltrade.engine.modes import Wiring, wire
 from voltrade.engine.permission import permit
 from voltrade.engine.preflight import preflight
@@ -185,8 +186,14 @@ def _steps() -> list[tuple[str, Callable[[CheckContext], Awaitable[None]]]]:
 
 
 async def _trade(context: CheckContext) -> None:
-    """Send the orders; whatever happens, nothing is left open."""
-    context.clean_up.hint = f"; only `kill -KILL {os.getpid()}` ends this"
+    """Send the orders; whatever happens, nothing is left open, also if this process is killed."""
+    watcher = None
+    async with context.part("second process"):
+        watcher = await Watcher.start(context.wiring.exchange, context.wiring.endpoint, context.terms)
+    if watcher is None:
+        return
+    context.sent.tell, context.sent.is_watched = watcher.tell, watcher.is_there
+    context.clean_up.hint = f"; only `kill -KILL {os.getpid()} {watcher.pid}` ends this"
     try:
         for name, do in _steps():
             async with context.part(name):
@@ -195,7 +202,7 @@ async def _trade(context: CheckContext) -> None:
         if context.lots and any(row.item == "key rights" and "any address" in row.found for row in context.report.rows):
             context.answer("key without addresses", "it can: the market order was accepted")
     finally:
-        await _to_the_end(asyncio.create_task(_clean_up(context)))
+        await _to_the_end(asyncio.create_task(_clean_up(context, watcher)))
 
 
 async def _to_the_end(task: asyncio.Task[None]) -> None:
@@ -210,9 +217,10 @@ async def _to_the_end(task: asyncio.Task[None]) -> None:
         raise asyncio.CancelledError
 
 
-async def _clean_up(context: CheckContext) -> None:
+async def _clean_up(context: CheckContext, watcher: Watcher) -> None:
     async with context.part("clean-up"):
         await context.clean_up.run()
+        await watcher.dismiss()
         if others := await context.clean_up.of_others():
             found = f"not the check's, and left alone: {others}"
             context.row("money", "clean-up", "an account that nobody else trades", found, ok=False)

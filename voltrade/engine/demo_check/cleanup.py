@@ -163,6 +163,11 @@ class CleanUp:
             return None
         return self._body(call, response)
 
+    async def bought(self) -> Decimal:
+        """Return what the check has bought and not sold, in coins."""
+        await self._look_up()
+        return self._bought
+
     @property
     def _bought(self) -> Decimal:
         """What the check has bought and not sold; where that isn't known, what it may have."""
