@@ -68,7 +68,7 @@ class Account:
     spoil: Callable[[str, Mapping[str, Any]], Response | None] = lambda call, params: None
     later: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
     blocked_until: int = 0
-    least: Decimal = Decimal("0.002")
+    fills_after_ms: int = 0
     bare_s: float = 0.0
 
     def clock(self) -> int:
@@ -93,6 +93,12 @@ class Account:
         self.orders[name] = Order(number, side, Decimal(quantity), status="FILLED", executed=Decimal(quantity))
         self.trades.append({"orderId": number, "side": "BUY" if side > 0 else "SELL", "qty": quantity})
         self.held += side * Decimal(quantity)
+
+    def fill(self, name: str) -> None:
+        """Execute a market order that was accepted some time ago, unless it was cancelled."""
+        order = self.orders[name]
+        if order.status == "NEW":
+            self.trade(name, order.side, str(order.quantity))
 
     def rest_of(self, name: str, side: int, quantity: str, is_stop: bool) -> None:
         self.orders[name] = Order(len(self.orders) + 1, side, Decimal(quantity), is_stop)
@@ -128,8 +134,12 @@ class Account:
         if params.get("reduceOnly") == "true" and self.held <= 0:
             return Response(400, -2022, "ReduceOnly Order is rejected.")
         side, quantity = (1 if params["side"] == "BUY" else -1), Decimal(params["quantity"])
-        quantity = min(quantity, self.held) if side < 0 else quantity
-        self.trade(params["newClientOrderId"], side, str(quantity))
+        quantity, name = min(quantity, self.held) if side < 0 else quantity, params["newClientOrderId"]
+        if self.fills_after_ms:
+            self.rest_of(name, side, str(quantity), False)
+            self.later.append((self.now + self.fills_after_ms, lambda: self.fill(name)))
+        else:
+            self.trade(name, side, str(quantity))
         return Response(200, body={})
 
 
@@ -197,6 +207,20 @@ def test_a_position_is_closed_before_its_stop_is_cancelled(account: Account) -> 
     asyncio.run(story())
     assert (account.held, account.bare_s) == (0, 0)
     assert account.now >= 1_240_000
+
+
+@pytest.mark.parametrize("fills_after_ms", [700, 3_000])
+def test_an_exit_that_executes_a_moment_later_is_waited_for(account: Account, fills_after_ms: int) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.fills_after_ms = fills_after_ms
+        await check.clean(10)
+
+    asyncio.run(story())
+    assert account.held == 0
+    assert account.asked.count("fapiPrivatePostOrder") == 2
+    assert "fapiPrivateDeleteOrder" not in account.asked
 
 
 def test_a_position_that_can_not_be_closed_gets_a_stop(account: Account) -> None:

@@ -32,6 +32,8 @@ SAID_EVERY_S = 60.0
 """How often a clean-up that can't end says so."""
 DISAGREES_S = 30.0
 """So long a position may differ from what the check's own orders and others' trades explain."""
+EXIT_LOOKS, EXIT_LOOK_S = 8, 0.2
+"""How often an exit that was accepted is looked at before a stop is placed for what it has not closed yet."""
 STOP_BELOW = Decimal("0.01")
 """Distance of a stop that the clean-up places, as a part of the price."""
 OPEN = ("NEW", "PARTIALLY_FILLED")
@@ -110,7 +112,7 @@ class CleanUp:
         self._held = await self._or(None, self.position())
         if self._bought > 0:
             await self._or(None, self._close(self._bought))
-            await self._look_up()
+            await self._follow_exits()
             if self._bought > 0:
                 await self._or(None, self._protect(self._bought))
             self._held = await self._or(None, self.position())
@@ -219,8 +221,7 @@ class CleanUp:
 
     async def _close(self, bought: Decimal) -> None:
         """Sell what was bought, reduce-only, unless an earlier exit may still execute."""
-        exits = [order for order in self._sent.by_name.values() if order.is_market and order.quantity < 0]
-        if not all(self._is_over(order) or self._is_late(order) for order in exits):
+        if self._exits_in_flight():
             return
         quantity = min(bought, self._held) if self._held is not None and self._held > 0 else bought
         given = {"side": "SELL", "type": "MARKET", "quantity": f"{quantity:f}", "reduceOnly": "true"}
@@ -229,6 +230,19 @@ class CleanUp:
             self._closed_by_others()
         else:
             self._refused_since = 0
+
+    async def _follow_exits(self) -> None:
+        """Give an exit that was accepted a moment to execute."""
+        for _ in range(EXIT_LOOKS):
+            await self._look_up()
+            if not any(order.outcome is Outcome.ACCEPTED for order in self._exits_in_flight()):
+                return
+            await asyncio.sleep(EXIT_LOOK_S)
+
+    def _exits_in_flight(self) -> list[SentOrder]:
+        """Return the exits that may still execute."""
+        exits = [order for order in self._sent.by_name.values() if order.is_market and order.quantity < 0]
+        return [order for order in exits if not (self._is_over(order) or self._is_late(order))]
 
     def _closed_by_others(self) -> None:
         """Count as sold what for a while neither the position nor an exit shows: the user has closed it by hand."""
@@ -259,9 +273,10 @@ class CleanUp:
     async def _cancel_kind(self, stops: bool, call: str, key: str) -> bool:
         listed = [name for name in await self.open_names(stops) if name.startswith(self._terms.prefix)]
         known = [o.name for o in self._sent.by_name.values() if o.is_stop == stops and o.status in OPEN]
-        names = dict.fromkeys([*listed, *known])
+        exits = {order.name for order in self._exits_in_flight()}
+        names = [name for name in dict.fromkeys([*listed, *known]) if name not in exits]
         await asyncio.gather(*(self._or(None, self._ask(call, symbol=self._terms.symbol, **{key: n})) for n in names))
-        return bool(names)
+        return bool(listed or known)
 
     async def open_names(self, stops: bool) -> list[str]:
         """Return the names of the open orders, or stops, of the symbol, whose ever they are."""
