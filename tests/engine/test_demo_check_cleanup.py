@@ -27,6 +27,7 @@ from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrders
 from voltrade.engine.demo_check.terminal import Terminal
 from voltrade.engine.demo_check.watcher import Watcher
+from voltrade.errors import SessionError
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.client import Response
 from voltrade.exchange.credentials import Credentials
@@ -288,6 +289,19 @@ def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: 
     assert account.held == 0
 
 
+def test_a_simulated_venue_that_is_gone_is_not_waited_for(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.spoil = lambda call, params: Response(NO_ANSWER)
+        terms = replace(TERMS, is_simulated=True)
+        await CleanUp(account, account, terms, check.sent).run()  # type: ignore[arg-type]
+
+    with pytest.raises(SessionError, match="may be gone"):
+        asyncio.run(story())
+    assert 900_000 < account.now - 1_000_000 < 1_000_000
+
+
 def test_only_what_the_check_bought_is_sold_and_only_its_own_orders_are_cancelled(account: Account) -> None:
     async def story() -> str:
         check = Check(account)
@@ -317,7 +331,7 @@ def test_what_the_user_has_closed_by_hand_is_not_sold_again(account: Account) ->
 def test_nothing_is_bought_once_nobody_would_clean_up(account: Account) -> None:
     check = Check(account)
     check.sent.is_watched = lambda: False
-    with pytest.raises(Exception, match="nothing more is bought"):
+    with pytest.raises(SessionError, match="nothing more is bought"):
         asyncio.run(check.place("1e", "BUY"))
     assert account.asked == []
 

@@ -15,7 +15,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Any, TypeVar
 
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrder, SentOrders
-from voltrade.errors import ExchangeError
+from voltrade.errors import ExchangeError, SessionError
 from voltrade.exchange.client import Response, UsdmExchange
 from voltrade.exchange.responses import ABSENT
 from voltrade.exchange.rest import BinanceRestClient
@@ -30,6 +30,8 @@ LONGEST_PAUSE_S = 5.0
 """Longest pause between two rounds; they begin without one."""
 SAID_EVERY_S = 60.0
 """How often a clean-up that can't end says so."""
+SIMULATED_MOST_S = 900.0
+"""How long a simulated venue is waited for."""
 DISAGREES_S = 30.0
 """So long a position may differ from what the check's own orders and others' trades explain."""
 EXIT_LOOKS, EXIT_LOOK_S = 8, 0.2
@@ -52,6 +54,8 @@ class Terms:
     recv_window_ms: int
     begun: int
     """When the check began, ms UTC."""
+    is_simulated: bool = False
+    """Whether the exchange is a simulated one, which may have ended with its check."""
 
 
 class CleanUp:
@@ -78,10 +82,16 @@ class CleanUp:
         """How the user may end a clean-up that can't end by itself."""
 
     async def run(self) -> None:
-        """Clean up until nothing of the check is left; errors and bans only make it take longer."""
+        """Clean up until nothing of the check is left; errors and bans only make it take longer.
+
+        Raises:
+            SessionError: A simulated venue does not answer for a quarter of an hour.
+        """
         begun, rounds, said = self._now, 0, self._now
         while not await self._or(False, self._round()):
             rounds += 1
+            if self._terms.is_simulated and self._now - begun > SIMULATED_MOST_S * 1000:
+                raise SessionError("the simulated venue does not show that nothing is left, and may be gone")
             if self._now - said >= SAID_EVERY_S * 1000:
                 said = self._now
                 waited_s = (said - begun) // 1000

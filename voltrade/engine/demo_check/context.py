@@ -122,7 +122,8 @@ class CheckContext:
     def terms(self) -> Terms:
         """What a clean-up needs to know of this check."""
         window = self.wiring.config.execution.recv_window_ms
-        return Terms(self.symbol, self.prefix, self.instrument.tick_size, window, self.report.begun)
+        is_simulated = self.wiring.endpoint.name == "sim"
+        return Terms(self.symbol, self.prefix, self.instrument.tick_size, window, self.report.begun, is_simulated)
 
     @property
     def clean_up(self) -> CleanUp:

@@ -69,14 +69,16 @@ class Watcher:
         ours.setblocking(False)
         account = {"key": exchange.apiKey, "secret": exchange.secret, "endpoint": asdict(endpoint)}
         watcher.tell({**account, "terms": asdict(terms) | {"tick": str(terms.tick)}})
-        loop = asyncio.get_running_loop()
+        if not await watcher._is_ready():
+            watcher.close()
+            raise SessionError("the process that would clean up after this one could not be started")
+        return watcher
+
+    async def _is_ready(self) -> bool:
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(READY_WITHIN_S):
-                if await loop.sock_recv(ours, len(READY)) == READY:
-                    return watcher
-        watcher.close()
-        process.kill()
-        raise SessionError("the process that would clean up after this one could not be started")
+                return await asyncio.get_running_loop().sock_recv(self._line, len(READY)) == READY
+        return False
 
     def tell(self, note: Mapping[str, Any]) -> None:
         """Tell a note; it is in the socket when this returns, so that a check that is killed then has told it."""
@@ -138,10 +140,11 @@ def main() -> int:
     with socket.socket(fileno=os.dup(0)) as line:
         line.sendall(READY)
     try:
-        if follow(lines, sent.hear):
-            return 0
+        is_done = follow(lines, sent.hear)
     except OSError:
-        pass  # as good as the end of it
+        is_done = False
+    if is_done or not sent.by_name:
+        return 0
     with Terminal():
         logging.getLogger(__name__).warning("the check has died: what it has sent is cancelled and closed")
         asyncio.run(clean_up(account, sent))
