@@ -76,7 +76,8 @@ async def a_check(folder: Path, *faults: dict[str, Any], spoil: Spoil | None = N
     if spoil is not None:
         spoiled(venue, spoil)
     try:
-        config = Config.from_parameters(mode="demo", venue=venue.rest_url, wallet=given.get("wallet", 10_000))
+        own = {name: given[name] for name in ("wallet", "capital") if name in given}
+        config = Config.from_parameters(mode="demo", venue=venue.rest_url, **own)
         return await check_exchange(config, KEYS, folder / "check")
     finally:
         await venue.close()
@@ -183,6 +184,8 @@ DIFFERENCES: dict[str, Difference] = {
     "leverage": ([], None, {"leverage": 20}, {"leverage": "failed", "orders may be sent": "failed"}),
     "margin type": ([], None, {"margin_type": "cross"}, {"margin type": "failed"}),
     "the wallet": ([], None, {"wallet": 9_000}, {"wallet": "failed", "orders may be sent": "failed"}),
+    "a ceiling": ([], None, {"capital": 20},
+                  {"order/test at session size": "failed", "orders may be sent": "failed"}),
     "a right": ([], fields_of("GET", "v1/accountConfig", canTrade=False), {}, {"may trade": "failed"}),
     "an agreement": ([{"do": "refuse", "on": "order/test", "code": -2015, "times": 0}], None, {},
                      {"key": "failed"}),
@@ -338,6 +341,52 @@ def test_the_record_has_frames_that_are_no_text_and_how_a_connection_ended(tmp_p
     assert [row["kind"] for row in rows] == ["dial", "unreadable", "unreadable", "frame", "closed"]
     assert rows[0]["url"].endswith("/private/ws?listenKey=***")
     assert (rows[1]["type"], rows[2]["text"], rows[4]["code"]) == ("BINARY", "{", 1008)
+
+
+def test_a_check_above_the_ceiling_sends_no_order(tmp_path: Path) -> None:
+    report = asyncio.run(planted(tmp_path, "a ceiling"))
+    check_named("a ceiling", report, tmp_path)
+    assert "smallest order of the check is worth" in next(
+        r.found for r in report.rows if r.item == "orders may be sent"
+    )
+    assert not [row for row in truth(tmp_path) if row["kind"] in ("order", "algo", "fill")]
+
+
+class Ceilinged(CheckContext):
+    """A context of a session with at most 40 USDT, at a price of 20,000; it records what would be sent."""
+
+    def __init__(self) -> None:
+        wiring: Any = SimpleNamespace(
+            config=Config.from_parameters(capital=20), instrument=shipped_instrument("BTCUSDT"), clock=int
+        )
+        super().__init__(wiring, Report("", "BTCUSDT", ""), None, print, "0")  # type: ignore[arg-type]
+        self.sent: list[str] = []
+
+    async def ask(self, call: str, **params: Any) -> Any:
+        self.sent.append(str(params.get("newClientOrderId", params.get("clientAlgoId"))))
+
+    async def touch(self) -> tuple[Decimal, Decimal]:
+        return Decimal(19_999), Decimal(20_000)
+
+
+def test_no_order_of_the_check_is_above_the_ceiling_unless_it_only_closes() -> None:
+    async def story(context: Ceilinged) -> None:
+        await context.order("BUY", 2, "at the ceiling", type="MARKET")
+        await context.far_order("far", 2, Decimal(20_000))
+        await context.order("SELL", 9, "exit", type="MARKET", reduceOnly="true")
+        await context.stop("SELL", "stop", Decimal(19_000), 9)
+        await context.stop("SELL", "stop of all", Decimal(19_000))
+        for sending in (
+            context.order("BUY", 3, "no", type="MARKET"),
+            context.far_order("no", 2, Decimal("20000.1")),
+            context.stop("BUY", "no", Decimal("20000.1"), 2, reduceOnly="false"),
+        ):
+            with pytest.raises(ConfigError, match=r"must be at most 40\.00 USDT, capital x max_notional_multiple, was"):
+                await sending
+
+    context = Ceilinged()
+    asyncio.run(story(context))
+    assert context.sent == ["at the ceiling", "far", "exit", "stop", "stop of all"]
 
 
 @pytest.mark.campaign
@@ -532,6 +581,11 @@ class Told:
 
     async def touch(self) -> tuple[Decimal, Decimal]:
         return Decimal(50_000), Decimal(50_001)
+
+    largest_notional = Decimal(20_000)
+
+    async def least_notional(self) -> Decimal:
+        return Decimal(150)
 
     async def stop(self, *given: Any) -> Answer:
         return await self.ask("stop")

@@ -22,7 +22,7 @@ from voltrade.engine.account_history import last_final_state, open_ledger
 from voltrade.engine.account_settings import set_last
 from voltrade.engine.checks import Check
 from voltrade.engine.demo_check import market, money, orders, private_stream, stops
-from voltrade.engine.demo_check.context import CheckContext
+from voltrade.engine.demo_check.context import CEILING, CheckContext
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed
 from voltrade.engine.demo_check.report import Report, Row
@@ -160,13 +160,20 @@ async def _look(context: CheckContext) -> None:
 
 
 async def _may_trade(context: CheckContext, snapshot: Snapshot) -> bool:
-    """Whether orders may be sent: the start-up table is right, and nothing is open in the account."""
+    """Whether orders may be sent: the start-up table is right, nothing is open, and no order is above the ceiling."""
     wrong = [row.item for row in context.report.rows if row.part == "account" and row.verdict == "failed"]
     facts = await account_facts(context.wiring.rest)
-    is_empty = not (facts.positions or facts.orders or snapshot.position.quantity)
-    reasons = [*wrong, *([] if is_empty else ["the account has a position or orders"])]
-    found = "no order was sent: " + ", ".join(reasons) if reasons else "yes"
-    return context.row("account", "orders may be sent", "a right table, and nothing open", found, not reasons)
+    is_open = bool(facts.positions or facts.orders or snapshot.position.quantity)
+    least, most = await context.least_notional(), context.largest_notional
+    reasons = [
+        *([f"mend first: {', '.join(wrong)}"] if wrong else []),
+        *(["the account has a position or orders"] if is_open else []),
+        *([f"the smallest order of the check is worth {least:,.2f}, above {most:,.2f}"] if least > most else []),
+    ]
+    wanted = f"a start-up table without !!, an account with nothing open, and orders of at most {CEILING}"
+    return context.row(
+        "account", "orders may be sent", wanted, f"no: {'; '.join(reasons)}" if reasons else "yes", not reasons
+    )
 
 
 def _steps() -> list[tuple[str, Callable[[CheckContext], Awaitable[None]]]]:

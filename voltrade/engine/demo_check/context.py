@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
+from voltrade.engine.authorisation import largest_notional
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
 from voltrade.engine.demo_check.frames import Frame, FrameRecord, Listener
 from voltrade.engine.demo_check.report import Report, Row, Verdict
 from voltrade.engine.demo_check.sent_orders import SentOrders
 from voltrade.engine.modes import Wiring
-from voltrade.errors import ExchangeError, VoltradeError
+from voltrade.errors import ConfigError, ExchangeError, VoltradeError
 from voltrade.exchange.account_facts import least_lots
 from voltrade.exchange.client import Response
 from voltrade.model import OUR_ORDERS, Instrument
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 EVENT_WITHIN_S = 5.0
 """Longest wait for an event of the user stream."""
+CEILING = "capital x max_notional_multiple"
+"""Settings that the largest notional follows from."""
 
 
 @dataclass
@@ -51,6 +54,8 @@ class CheckContext:
     """Every order of this check, for the clean-up."""
     _count: int = 0
     _clean_up: CleanUp | None = None
+    _ask: Decimal = Decimal(0)
+    """The best ask as it was last read."""
 
     @property
     def instrument(self) -> Instrument:
@@ -132,8 +137,31 @@ class CheckContext:
             self._clean_up = CleanUp(self.wiring.exchange, self.wiring.rest, self.terms, self.sent)
         return self._clean_up
 
+    @property
+    def largest_notional(self) -> Decimal:
+        """The most that an order of the check may be worth: the ceiling of a session with these settings."""
+        return largest_notional(self.wiring.config)
+
+    async def _refuse_above_ceiling(self, lots: int, params: Mapping[str, Any]) -> None:
+        """Refuse an order that could open a position above the ceiling, whatever it is for.
+
+        Raises:
+            ConfigError: Names the settings that the ceiling follows from.
+        """
+        if params.get("reduceOnly") == "true" or params.get("closePosition") == "true":
+            return
+        price = Decimal(params.get("price") or params.get("triggerPrice") or self._ask or (await self.touch())[1])
+        if (notional := self.instrument.quantity(lots) * price) > self.largest_notional:
+            most = f"at most {self.largest_notional:.2f} {self.instrument.quote_asset}, {CEILING}"
+            raise ConfigError(f"order of the check: must be {most}, was {notional:.2f}")
+
     async def order(self, side: str, lots: int, name: str, **params: Any) -> Response:
-        """Send an ordinary order."""
+        """Send an ordinary order.
+
+        Raises:
+            ConfigError: It could open a position above the ceiling.
+        """
+        await self._refuse_above_ceiling(lots, params)
         quantity = f"{self.instrument.quantity(lots):f}"
         given = {"symbol": self.symbol, "side": side, "quantity": quantity, "newClientOrderId": name}
         return await self.ask("fapiPrivatePostOrder", **given, **params)
@@ -143,12 +171,18 @@ class CheckContext:
         return await self.order("BUY", lots, name, type="LIMIT", timeInForce="GTX", price=f"{price:f}")
 
     async def stop(self, side: str, name: str, trigger: Decimal, lots: int = 0, **params: Any) -> Response:
-        """Send a conditional market order: of a quantity and reduce-only, or else with `closePosition`."""
+        """Send a conditional market order: of a quantity and reduce-only, or else with `closePosition`.
+
+        Raises:
+            ConfigError: It could open a position above the ceiling.
+        """
         sized = {"quantity": f"{self.instrument.quantity(lots):f}", "reduceOnly": "true"}
         given = {"algoType": "CONDITIONAL", "symbol": self.symbol, "side": side, "type": "STOP_MARKET"}
         given |= {"triggerPrice": f"{trigger:f}", "clientAlgoId": name, "workingType": "CONTRACT_PRICE"}
         given |= sized if lots else {"closePosition": "true"}
-        return await self.ask("fapiPrivatePostAlgoOrder", **{**given, **params})
+        whole = {**given, **params}
+        await self._refuse_above_ceiling(lots, whole)
+        return await self.ask("fapiPrivatePostAlgoOrder", **whole)
 
     async def cancel(self, name: str) -> Response:
         """Cancel an ordinary order."""
@@ -186,7 +220,8 @@ class CheckContext:
     async def touch(self) -> tuple[Decimal, Decimal]:
         """Return the best bid and ask."""
         book = await self.read("fapiPublicGetTickerBookTicker", symbol=self.symbol)
-        return Decimal(book["bidPrice"]), Decimal(book["askPrice"])
+        self._ask = Decimal(book["askPrice"])
+        return Decimal(book["bidPrice"]), self._ask
 
     def on_tick(self, price: Decimal) -> Decimal:
         """Round a price down to the tick."""
@@ -202,6 +237,11 @@ class CheckContext:
         """Return the smallest quantity in lots that may be traded at the market."""
         bid, _ = await self.touch()
         return least_lots(self.instrument, bid)
+
+    async def least_notional(self) -> Decimal:
+        """Return what the largest of the check's smallest orders is worth: at the market, and far below it."""
+        prices = [await self.far_below(), *await self.touch()]
+        return max(self.instrument.quantity(least_lots(self.instrument, price)) * price for price in prices)
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from voltrade.engine.authorisation import largest_notional
-from voltrade.engine.demo_check.context import CheckContext, coded
+from voltrade.engine.demo_check.context import CEILING, CheckContext, coded
 from voltrade.engine.demo_check.frames import Frame
 from voltrade.errors import DataError
 from voltrade.exchange.account_facts import check_order, least_lots
@@ -20,12 +19,16 @@ async def check_sizes(context: CheckContext) -> None:
     """Let the exchange check, without placing them, the session's largest order and one far beyond the wallet."""
     instrument, rest = context.instrument, context.wiring.rest
     bid, _ = await context.touch()
-    lots = int(largest_notional(context.wiring.config) / bid / instrument.step_size)
-    lots = min(max(lots, instrument.min_quantity), instrument.market_max_quantity)
-    response = await check_order(rest, instrument, lots)
-    item = f"{instrument.quantity(lots):f} {instrument.base_asset}"
-    found = f"{item}: {coded(response)}"
-    context.row(PART, "order/test at session size", "accepted", found, response.status == 200)
+    lots = min(int(context.largest_notional / bid / instrument.step_size), instrument.market_max_quantity)
+    item, least = "order/test at session size", least_lots(instrument, bid, spare=Decimal(1))
+    if lots < least:
+        most = f"{context.largest_notional:,.2f} {instrument.quote_asset}"
+        found = f"not sent: {most}, {CEILING}, is less than the smallest order"
+        context.row(PART, item, f"{instrument.quantity(least):f} {instrument.base_asset} or more", found, ok=False)
+    else:
+        response = await check_order(rest, instrument, lots)
+        found = f"{instrument.quantity(lots):f} {instrument.base_asset}: {coded(response)}"
+        context.row(PART, item, "accepted", found, response.status == 200)
     beyond = await check_order(rest, instrument, instrument.market_max_quantity)
     context.answer("order/test", f"{instrument.quantity(instrument.market_max_quantity):f} beyond: {coded(beyond)}")
 
