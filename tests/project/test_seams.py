@@ -7,10 +7,7 @@ what it makes of one tape now. An edit that a mode doesn't notice is a seam that
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,17 +53,13 @@ def made_by(forks: Forks, package: Path, tape: Path, journal: Path, *modes: str,
     return made
 
 
-def session(package: Path, tape: Path, run: Path, rule: str = "") -> tuple[Path, list[str]]:
+def session(forks: Forks, package: Path, tape: Path, run: Path, rule: str = "") -> tuple[Path, list[str]]:
     """Trade a session over the wire; return its journal, and what it decided."""
     run.mkdir(mode=0o700)
     begun = {"parameters": {**PARAMETERS, "tape": str(tape), "rule": rule}, "epoch": "bt", "state": "starting"}
     kept = keep_rule(Config.from_parameters(rule=rule), run)
     (run / "run.json").write_text(json.dumps({**begun, **kept}))
-    # Uncompiled, so that an edit costs no compiling.
-    environment = {**os.environ, "PYTHONPATH": str(package), "NUMBA_DISABLE_JIT": "1"}
-    command = [sys.executable, "-m", "voltrade", "run", str(run)]
-    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    forks.run(package, str(ROOT / "tests/support/seam_session.py"), str(run))
     path = run / "journal.db"
     return path, entries(str(path))
 
@@ -94,9 +87,9 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Before]:
     folder = tmp_path_factory.mktemp("seams")
     tape = folder / "BTCUSDT-aggTrades.csv"
     write_tape(tape)
-    path, decided = session(ROOT, tape, folder / "before")
     forks = Forks(folder)
     try:
+        path, decided = session(forks, ROOT, tape, folder / "before")
         yield Before(forks, tape, path, decided, made_by(forks, ROOT, tape, path, *RULES))
     finally:
         forks.close()
@@ -178,7 +171,7 @@ class LongOnly(SignalEngine):
 def test_a_rule_file_that_overrides_on_volume_bar_trades_in_every_mode(before: Before, tmp_path: Path) -> None:
     (tmp_path / "long_only.py").write_text(RULE)
     rule = f"{tmp_path / 'long_only.py'}:LongOnly"
-    path, decided = session(ROOT, before.tape, tmp_path / "run", rule=rule)
+    path, decided = session(before.forks, ROOT, before.tape, tmp_path / "run", rule=rule)
     made = made_by(before.forks, ROOT, before.tape, path, *RULES, rule=rule)
     assert made["replay"] == 0
     assert decided == made["core"] == made["backtest"]
@@ -261,7 +254,7 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
         Edit(
             STEPS,
             "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal:",
-            "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal and signal.bar % 2:",
+            "symbol.position.side != signal.side and symbol.settings.exit_on_opposite_signal and signal.bar < 0:",
         ),
     ),
     "core_rules.fill_gate_inputs": (
@@ -282,7 +275,7 @@ UPKEEP: dict[str, tuple[Edit, ...]] = {
         Edit(
             ORDERS,
             "    if position.closing_reason == states.NONE:\n        position.closing_reason = reason\n",
-            "    if position.closing_reason == states.NONE and (reason != states.OPPOSITE_SIGNAL or position.id % 2):\n"
+            "    if position.closing_reason == states.NONE and reason != states.OPPOSITE_SIGNAL:\n"
             "        position.closing_reason = reason\n",
         ),
     ),
@@ -346,6 +339,6 @@ OF_SESSIONS = {
 
 @pytest.mark.parametrize("seam", OF_SESSIONS)
 def test_what_only_sessions_have_changes_sessions(seam: str, before: Before, tmp_path: Path) -> None:
-    _, decided = session(edited(tmp_path, OF_SESSIONS[seam]), before.tape, tmp_path / "run")
+    _, decided = session(before.forks, edited(tmp_path, OF_SESSIONS[seam]), before.tape, tmp_path / "run")
     assert decided != before.session
     assert len(decided) > 10

@@ -20,18 +20,22 @@ from typing import Any
 OF_OTHERS = (
     *("numpy", "numba", "pandas", "pyarrow.csv", "pyarrow.parquet", "pydantic", "pydantic.dataclasses"),
     *("pydantic.type_adapter", "plotly.graph_objects", "plotly.subplots", "anywidget", "ipywidgets", "tqdm.auto"),
+    *("aiohttp", "ccxt.pro"),
 )
 """What the package imports that takes long; of the package itself there is nothing before the fork."""
+
+UNCOMPILED = {"NUMBA_DISABLE_JIT": "1"}
+"""So that an edited package costs no compiling, here and in processes that a script starts."""
 
 WITHIN_S = 300
 
 
 class Forks:
-    """The process that is forked; uncompiled, so that an edited package costs no compiling."""
+    """The process that is forked."""
 
     def __init__(self, folder: Path) -> None:
         self._said = folder / "said.log"
-        environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+        environment = {**os.environ, **UNCOMPILED}
         command = [sys.executable, "-W", "ignore", __file__]
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -41,7 +45,8 @@ class Forks:
         """Run a script with a copy of the package; return what it printed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        ask = {"package": str(package), "arguments": arguments, "said": str(self._said)}
+        environment = {**os.environ, **UNCOMPILED, "PYTHONPATH": str(package)}
+        ask = {"package": str(package), "arguments": arguments, "said": str(self._said), "environment": environment}
         print(json.dumps(ask), file=self._process.stdin, flush=True)
         code = self._process.stdout.readline().strip()
         said = self._said.read_text()
@@ -63,6 +68,7 @@ def _run(ask: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.alarm(WITHIN_S)
     os.chdir(ask["package"])
+    os.environ.update(ask["environment"])
     script, *_ = sys.argv = ask["arguments"]
     sys.path[0] = str(Path(script).parents[1])
     sys.path.insert(0, ask["package"])
