@@ -70,7 +70,8 @@ def edited(folder: Path, *edits: Edit) -> Path:
     Raises:
         LookupError: a piece isn't there any more: the seam has moved, and so must the test.
     """
-    shutil.copytree(ROOT / "voltrade", folder / "voltrade")
+    half_written = shutil.ignore_patterns("*.pyc.*")  # by another process
+    shutil.copytree(ROOT / "voltrade", folder / "voltrade", ignore=half_written)
     for edit in edits:
         file = folder / "voltrade" / edit.file
         text = file.read_text()
