@@ -159,7 +159,7 @@ async def trade_by_hand(address: str, *sides: Side) -> None:
         await exchange.close()
 
 
-def test_a_live_engine_that_was_killed_goes_on_the_next_day_without_a_new_word(
+def test_a_live_engine_that_was_killed_goes_on_by_the_word_that_it_began_with(
     tmp_path: Path, stand_in: tuple[str, Path], keys: None
 ) -> None:
     """Fault case B1, whole: a person trades, the engine enters and is killed, and goes on.
