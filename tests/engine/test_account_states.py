@@ -663,12 +663,12 @@ def test_doctor_tells_the_bars_a_day_by_the_exchanges_own_days(
     ("threshold", "row", "found", "wanted"),
     [
         (1_000_000_000, "bars a day", "about 0 at 1000000000 .*: less than one bar a day", "at least one"),
-        ("0.001", "bars a day", "about 5,000,000,000 at 0.001 .*: more bars than trades", "fewer than trades"),
-        ("0.0001", "threshold", "0.0001, as given", "a multiple of BTCUSDT's step 0.001"),
+        (0.001, "bars a day", "about 5,000,000,000 at 0.001 .*: more bars than trades", "fewer than trades"),
+        (0.0001, "threshold", "0.0001, as given", "a multiple of BTCUSDT's step 0.001"),
     ],
 )
 def test_doctor_refuses_a_threshold_that_gives_no_session(
-    threshold: Any, row: str, found: str, wanted: str, fake: FakeBinance, run: Path
+    threshold: float, row: str, found: str, wanted: str, fake: FakeBinance, run: Path
 ) -> None:
     Account(fake).get("klines", [a_day(5_000_000, closed=now() - 1)])
     config = live().changed(threshold=threshold)
