@@ -51,7 +51,7 @@ def test_each_failure_says_what_happened_and_what_to_do(
     response: Response, item: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:hidden@10.0.0.1:9")
-    error = a_client()._failure("fapiPrivateV3GetBalance", response)
+    error = a_client().failure("fapiPrivateV3GetBalance", response)
     row = failed_row(error)
     assert (row.item, row.ok) == (item, False)
     told_text = f"{row.found} must be {row.wanted}"

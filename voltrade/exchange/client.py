@@ -21,6 +21,7 @@ from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
 from voltrade.exchange.proxies import proxy_of
 from voltrade.exchange.redaction import Redaction
 from voltrade.exchange.responses import NO_ANSWER, NOT_SENT, REDIRECTED
+from voltrade.model import moment_text
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +284,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         if status in (418, 429) and TOO_MANY_ORDERS not in body:
             end = self._end_of_block(status, by_name.get("retry-after", ""), body)
             self.blocked_until = max(self.blocked_until, end)
-            log.warning("HTTP %d: no requests until %d", status, self.blocked_until)
+            log.warning("HTTP %d: no requests until %s", status, moment_text(self.blocked_until))
 
     def _wait_ms(self, url: str) -> int:
         """Return for how long a request may not be sent yet; up to 0 if it may."""

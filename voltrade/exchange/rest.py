@@ -435,15 +435,16 @@ class BinanceRestClient:
         """
         response = await self.ask(call, params)
         if response.status != 200 or response.code not in (0, 200):
-            raise self._failure(call, response)
+            raise self.failure(call, response)
         return response.body
 
     async def _change(self, call: str, params: Mapping[str, Any]) -> None:
         response = await self.ask(call, params)
         if response.status != 200 and response.code not in NOT_MODIFIED:
-            raise self._failure(call, response)
+            raise self.failure(call, response)
 
-    def _failure(self, call: str, response: Response) -> ExchangeError:
+    def failure(self, call: str, response: Response) -> ExchangeError:
+        """Return the error of a request that failed, with what it means and what to do."""
         remedy = self.remedy(response)
         code = f", code {response.code}" if response.code else ""
         return ExchangeError(f"{call}: {self._error_text(response)}{code}", remedy.item, remedy.says, remedy.wanted)

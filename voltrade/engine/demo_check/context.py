@@ -11,12 +11,13 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 from voltrade.engine.authorisation import largest_notional
+from voltrade.engine.checks import told
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
 from voltrade.engine.demo_check.frames import Frame, FrameRecord, Listener
 from voltrade.engine.demo_check.report import Report, Row, Verdict
 from voltrade.engine.demo_check.sent_orders import SentOrders
 from voltrade.engine.modes import Wiring
-from voltrade.errors import ConfigError, ExchangeError, VoltradeError
+from voltrade.errors import ConfigError, VoltradeError
 from voltrade.exchange.account_facts import least_lots
 from voltrade.exchange.client import Response
 from voltrade.model import OUR_ORDERS, Instrument
@@ -93,7 +94,7 @@ class CheckContext:
             yield
         except (VoltradeError, KeyError, ValueError, TypeError, ArithmeticError, OSError, TimeoutError) as error:
             log.warning("%s: %r", name, error)
-            said = str(error) if isinstance(error, VoltradeError) else repr(error)
+            said = told(error) if isinstance(error, VoltradeError) else repr(error)
             self.row(name, f"{name}, to its end", "no error", said, verdict, self.now - begun)
 
     # --- requests -----------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ class CheckContext:
         """
         response = await self.ask(call, **params)
         if response.status != 200:
-            raise ExchangeError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:200]}")
+            raise self.wiring.rest.failure(call, response)
         return response.body
 
     def new_name(self, letter: str) -> str:
