@@ -66,6 +66,8 @@ def test_a_key_names_the_page_of_its_own_exchange() -> None:
     pages = [a_client(endpoint).remedy(Response(401, -2015)).wanted for endpoint in (DEMO, LIVE)]
     assert "demo.binance.com, API Management (demo-fapi.binance.com)" in pages[0]
     assert "Binance, API Management (fapi.binance.com)" in pages[1]
+    venue = Endpoint.simulated("http://127.0.0.1:9", "ws://127.0.0.1:9")
+    assert "one of the simulated venue (its --api-key" in a_client(venue).remedy(Response(401, -2015)).wanted
     assert all(a_client().remedy(Response(400, code)).item == "key" for code in KEY_CODES)
 
 

@@ -137,7 +137,9 @@ def remedy_of(response: Response, exchange: UsdmExchange) -> Remedy:
 
 
 def keys_page(host: str) -> str:
-    """Return where the keys of a host are made."""
+    """Return where the keys of a host are made; a host of this machine is a simulated venue."""
+    if host in ("127.0.0.1", "localhost"):
+        return "the simulated venue (its --api-key and --api-secret)"
     is_demo = host.startswith("demo-") or host.endswith("binancefuture.com")
     return f"{'demo.binance.com' if is_demo else 'Binance'}, API Management ({host})"
 
