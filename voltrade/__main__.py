@@ -137,7 +137,7 @@ def _add_doctor(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="check the exchange by real orders of the least size, which are cancelled and closed again",
     )
-    command.add_argument("--record", type=Path, metavar="FOLDER", help="new folder for the record of --trade")
+    command.add_argument("--record", type=Path, metavar="FOLDER", help="new or empty folder for the record of --trade")
     command.set_defaults(do=_doctor)
     return command
 
@@ -266,12 +266,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _check_by_orders(arguments: argparse.Namespace) -> int:
-    from voltrade.engine.demo_check.check import VERDICTS, check_exchange
-    from voltrade.engine.demo_check.ending import run_to_the_end
+    from voltrade.engine.demo_check.check import VERDICTS, run_check
+    from voltrade.engine.demo_check.report import LEGEND
     from voltrade.engine.demo_check.terminal import Terminal
 
-    folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     config = _config(arguments)
+    folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     with Terminal() as terminal:
 
         def show(row: object) -> None:
@@ -281,11 +281,10 @@ def _check_by_orders(arguments: argparse.Namespace) -> int:
             if sys.stdout.isatty():  # a notebook, or a file, would keep it
                 show(f"    we come from {address}")
 
-        try:
-            report = run_to_the_end(check_exchange(config, os.environ, folder, show, show_address))
-        except asyncio.CancelledError:
-            raise SessionError("ended as it was asked to; its rows say whether anything is left") from None
-    print(f"\n{report.verdicts()}\n{folder / VERDICTS} holds this table\n{report.outcome}")
+        show(LEGEND)
+        report = run_check(config, os.environ, folder, show, show_address)
+        for line in report.summary(str(folder / VERDICTS)):
+            show(line)
     return 0 if report.passed else 1
 
 

@@ -410,27 +410,6 @@ def test_each_planted_difference_is_named_in_its_row(tmp_path: Path) -> None:
     assert asyncio.run(story()) == []
 
 
-def test_a_check_that_is_interrupted_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the position is open: it is closed before the check ends."""
-
-    async def story() -> None:
-        running: list[asyncio.Task[Report]] = []
-
-        async def interrupt(context: Any) -> None:
-            assert context.lots > 0
-            running[0].cancel()
-            await asyncio.sleep(30)
-
-        monkeypatch.setattr(stops, "check_stops", interrupt)
-        running.append(asyncio.create_task(a_check(tmp_path)))
-        with suppress(asyncio.CancelledError):
-            await running[0]
-
-    asyncio.run(story())
-    assert max(Decimal(row["position"]) for row in truth(tmp_path) if row["kind"] == "fill") > 0
-    assert left_open(tmp_path) == []
-
-
 class Wreck:
     """A context whose orders can't be read."""
 
@@ -541,9 +520,6 @@ def test_the_wallet_is_compared_with_the_trades_of_the_check_once_they_are_booke
 def test_what_has_no_account_can_not_be_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be demo, live, or sim for a rehearsal, was paper"):
         asyncio.run(check_exchange(Config.from_parameters(mode="paper"), KEYS, tmp_path / "check"))
-    (tmp_path / "there").mkdir()
-    with pytest.raises(SessionError, match="must be a new folder"):
-        asyncio.run(check_exchange(Config.from_parameters(mode="demo"), KEYS, tmp_path / "there"))
     with pytest.raises(ConfigError, match="confirmation: must be"):
         asyncio.run(check_exchange(Config.from_parameters(mode="live"), KEYS, tmp_path / "live"))
 

@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from voltrade.engine.account_settings import set_last
 from voltrade.engine.checks import Check
 from voltrade.engine.demo_check import market, money, orders, private_stream, stops
 from voltrade.engine.demo_check.context import CEILING, CheckContext
+from voltrade.engine.demo_check.ending import run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed
 from voltrade.engine.demo_check.report import Report, Row
@@ -65,30 +66,28 @@ async def check_exchange(
 ) -> Report:
     """Check the exchange of a mode by real orders of the least size; return what was found.
 
+    A check that is cancelled ends early: it cancels and closes what it sent, keeps its record, and its last row says
+    what is left.
+
     Args:
         config: Settings of the sessions that are to trade there.
         environment: Has the keys, such as `os.environ`.
-        folder: New folder for the record: every request, answer and frame without secrets, the rows and the verdicts.
+        folder: New or empty, for the record: every request, answer and frame without secrets, rows and verdicts.
         on_row: Called with each row as it comes.
         on_address: Called with the IP address from which we come, if the exchange tells it; the record doesn't have it.
 
     Raises:
         ConfigError: Keys or permission are missing; nothing was sent.
-        SessionError: A session trades the account, or the folder exists.
+        SessionError: A session trades the account, or the folder isn't empty.
         ExchangeError: The exchange can't be reached.
+        CancelledError: It was cancelled before the exchange had answered.
     """
     config = settings_of(config)
     if config.session.mode != "sim":
         permit(config, environment, datetime.now(UTC))
-    try:
-        folder.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        raise SessionError(f"{folder}: must be a new folder for the check's record") from None
+    refuse_used(folder)
     async with AsyncExitStack() as held:
-        record = FrameRecord(folder / FRAMES)
-        held.callback(record.close)
-        held.enter_context(recorded_by(record.on_answer))
-        wiring = await wire(config, folder, environment)
+        wiring, record = await _reach(config, folder, environment, held)
         held.push_async_callback(wiring.close)
         if (ledger := open_ledger(wiring, folder)) is not None:
             held.callback(ledger.close)
@@ -96,10 +95,61 @@ async def check_exchange(
         report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
         stamp = f"{int(time.time()):x}{secrets.token_hex(2)}"
         context = CheckContext(wiring, report, record, on_row, on_address, stamp)
-        await _begin(context, last_final_state(ledger, "", folder))
-        await _check(context)
+        try:
+            await _begin(context, last_final_state(ledger, "", folder))
+            await _check(context)
+        except asyncio.CancelledError:
+            await _to_the_end(asyncio.create_task(_tell_interrupted(context)))
         _save(report, folder, wiring, environment)
     return report
+
+
+def run_check(
+    config: Config,
+    environment: Mapping[str, str],
+    folder: Path,
+    on_row: Callable[[Row], None] = lambda row: None,
+    on_address: Callable[[str], None] = lambda address: None,
+) -> Report:
+    """Run `check_exchange` in a process of its own; signals that would end it only ask for its end.
+
+    Raises:
+        SessionError: It was interrupted before the exchange had answered.
+    """
+
+    try:
+        return run_to_the_end(check_exchange(config, environment, folder, on_row, on_address))
+    except asyncio.CancelledError:
+        raise SessionError("interrupted before the check began: nothing was sent, nothing is open") from None
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder that has something else in it; a first try that failed leaves none, or an empty one.
+
+    Raises:
+        SessionError: It is no folder, or not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SessionError(f"{folder}: must be a new or an empty folder for the check's record, holds something else")
+
+
+async def _reach(
+    config: Config, folder: Path, environment: Mapping[str, str], held: AsyncExitStack
+) -> tuple[Wiring, FrameRecord]:
+    """Connect, and record every request; where the exchange can't be reached nothing is left of the folder."""
+    is_new = not folder.exists()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    record = FrameRecord(folder / FRAMES)
+    held.callback(record.close)
+    held.enter_context(recorded_by(record.on_answer))
+    try:
+        return await wire(config, folder, environment), record
+    except BaseException:
+        record.close()
+        (folder / FRAMES).unlink()
+        with suppress(OSError):  # the log of a rehearsal's venue stays
+            folder.rmdir() if is_new else None
+        raise
 
 
 def _allow_streams(wiring: Wiring) -> None:
@@ -209,19 +259,19 @@ async def _trade(context: CheckContext) -> None:
         if context.lots and any(row.item == "key rights" and "any address" in row.found for row in context.report.rows):
             context.answer("key without addresses", "it can: the market order was accepted")
     finally:
-        await _to_the_end(asyncio.create_task(_clean_up(context, watcher)))
+        if await _to_the_end(asyncio.create_task(_clean_up(context, watcher))):
+            raise asyncio.CancelledError
 
 
-async def _to_the_end(task: asyncio.Task[None]) -> None:
-    """Wait for a task to its end, also if this one is cancelled meanwhile, as by Ctrl-C."""
+async def _to_the_end(task: asyncio.Task[None]) -> bool:
+    """Wait for a task to its end; return whether this one was cancelled meanwhile, as by a second Ctrl-C."""
     is_canceled = False
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             is_canceled = True
-    if is_canceled:
-        raise asyncio.CancelledError
+    return is_canceled
 
 
 async def _clean_up(context: CheckContext, watcher: Watcher) -> None:
@@ -231,6 +281,13 @@ async def _clean_up(context: CheckContext, watcher: Watcher) -> None:
         if others := await context.clean_up.of_others():
             found = f"not the check's, and left alone: {others}"
             context.row("money", "clean-up", "an account that nobody else trades", found, ok=False)
+
+
+async def _tell_interrupted(context: CheckContext) -> None:
+    """Add the last row of a check that was interrupted."""
+    left = await money.what_is_left(context)
+    found = f"the account still has {left}: close it at Binance, in the app" if left else "nothing is left open"
+    context.row("money", "interrupted", "a check that comes to its end", found, ok=False)
 
 
 def _save(report: Report, folder: Path, wiring: Wiring, environment: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ Verdict = Literal["ok", "differs", "failed"]
 
 MARKS: Mapping[Verdict, str] = {"ok": "ok", "differs": "~~", "failed": "!!"}
 """How a row begins where it is printed. A row that differs names a known variation that trading copes with."""
+LEGEND = "ok: as expected   ~~: differs in a way that trading copes with   !!: trading does not cope with it"
 
 QUESTIONS = {
     "private stream": "Which host and path carry private events; is `events=` needed?",
@@ -81,9 +82,31 @@ class Report:
         """The last line: passed, or what wasn't as expected."""
         if self.passed:
             differs = sum(row.verdict == "differs" for row in self.rows)
-            return f"passed: {len(self.rows)} rows" + (f", {differs} of them differ as known" if differs else "")
-        named = ", ".join(row.item for row in self.failed) or "no order was tried"
+            known = f", {differs} of them different in a way that trading copes with" if differs else ""
+            return f"passed: {len(self.rows)} rows{known}"
+        named = "; ".join(row.item for row in self.failed) or "no order was tried"
         return f"NOT passed: {named}"
+
+    @property
+    def next_step(self) -> str:
+        """What to do after this check."""
+        if self.passed:
+            return "start sessions with these settings and this account"
+        if left := next((row.found for row in self.failed if row.item in ("clean-up", "interrupted")), ""):
+            return left if "close it" in left else "run the check again"
+        if self.has_traded or not any(row.part == "account" for row in self.failed):
+            return "trade no real money with this version: put the table of verdicts and the failed rows into an issue"
+        return "mend what the rows marked !! say, then run the check again"
+
+    def summary(self, verdicts: str) -> list[str]:
+        """Return the last lines of a check that is printed: what failed once more, what to do next, and the outcome.
+
+        Args:
+            verdicts: Path of the table of verdicts.
+        """
+        answered = f"{len(self.answers)} of {len(QUESTIONS)} questions that only an exchange can answer were answered"
+        lines = [f"{answered}: {verdicts} is a table for an issue", f"next: {self.next_step}", self.outcome]
+        return ["", *(str(row) for row in self.failed), *lines]
 
     def add(self, check: Check) -> None:
         """Add a row of the start-up table."""
@@ -102,4 +125,4 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """Return the report as plain values."""
-        return {**asdict(self), "passed": self.passed, "outcome": self.outcome}
+        return {**asdict(self), "passed": self.passed, "outcome": self.outcome, "next_step": self.next_step}

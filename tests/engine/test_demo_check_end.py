@@ -1,0 +1,128 @@
+"""How a check by real orders begins and ends: its folder, a venue in lockstep, and signals while it trades."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_demo_check_orders import KEY, KEYS, SECRET, a_check, left_open, tape, truth
+
+from voltrade.config import Config
+from voltrade.engine.demo_check import check
+from voltrade.engine.demo_check.check import REPORT, VERDICTS, check_exchange
+from voltrade.engine.demo_check.cleanup import CleanUp
+from voltrade.engine.demo_check.report import Report
+from voltrade.errors import SessionError, VoltradeError
+from voltrade.venue.server import serve
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLTRADE_STATE", str(tmp_path / "state"))
+
+
+def test_a_check_that_is_interrupted_cleans_up_and_tells_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the position is open, and once more while it is closed."""
+
+    async def story() -> Report:
+        running: list[asyncio.Task[Report]] = []
+        run = CleanUp.run
+
+        async def interrupt(context: Any) -> None:
+            assert context.lots > 0
+            running[0].cancel()
+            await asyncio.sleep(30)
+
+        async def nothing(context: Any) -> None:
+            """Look at nothing before the orders."""
+
+        async def interrupt_again(clean_up: CleanUp) -> None:
+            running[0].cancel()
+            await run(clean_up)
+
+        names = {"private stream", "market order", "stops"}
+        steps = [step for step in check._steps() if step[0] in names]
+        monkeypatch.setattr(check, "_steps", lambda: [(n, interrupt if n == "stops" else do) for n, do in steps])
+        monkeypatch.setattr(check, "_look", nothing)
+        monkeypatch.setattr(CleanUp, "run", interrupt_again)
+        running.append(asyncio.create_task(a_check(tmp_path)))
+        return await running[0]
+
+    report = asyncio.run(story())
+    assert max(Decimal(row["position"]) for row in truth(tmp_path) if row["kind"] == "fill") > 0
+    assert left_open(tmp_path) == []
+    assert (report.rows[-1].item, report.rows[-1].found) == ("interrupted", "nothing is left open")
+    assert not report.passed
+    assert report.next_step == "run the check again"
+    assert json.loads((tmp_path / "check" / REPORT).read_text())["outcome"].endswith("interrupted")
+    assert (tmp_path / "check" / VERDICTS).exists()
+
+
+def test_signals_end_a_check_early_however_often_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def until_interrupted(*arguments: Any) -> Report:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+        return Report("its record", "", "")
+
+    monkeypatch.setattr(check, "check_exchange", until_interrupted)
+    assert check.run_check(Config(), KEYS, tmp_path).endpoint == "its record"
+
+    async def before_the_answer(*arguments: Any) -> Report:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    monkeypatch.setattr(check, "check_exchange", before_the_answer)
+    with pytest.raises(SessionError, match="nothing was sent, nothing is open"):
+        check.run_check(Config(), KEYS, tmp_path)
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    for folder in (tmp_path, tmp_path / "notes"):
+        with pytest.raises(SessionError, match="must be a new or an empty folder"):
+            asyncio.run(check_exchange(Config.from_parameters(mode="demo"), KEYS, folder))
+
+
+def _cancel(checking: asyncio.Task[Report]) -> None:
+    if not checking.cancelling():
+        checking.cancel()
+
+
+def test_a_first_try_that_failed_leaves_no_folder_and_an_empty_one_is_taken(tmp_path: Path) -> None:
+    """A wrong key, and then the right one into the same folder."""
+    wrong = {**KEYS, "VOLTRADE_API_KEY": "another-key-of-thirty-two-letters"}
+
+    async def story() -> None:
+        venue = await serve(
+            Config.from_parameters(speed=1, begin_s=200.0, mark_interval_s=1),
+            *(tape(),),
+            log_dir=tmp_path / "venue",
+            api_key=KEY,
+            api_secret=SECRET,
+        )
+        config = Config.from_parameters(mode="demo", venue=venue.rest_url, capital=1)
+        try:
+            with pytest.raises(VoltradeError, match="-2015"):
+                await check_exchange(config, wrong, tmp_path / "record")
+            assert not (tmp_path / "record").exists()
+            (tmp_path / "record").mkdir()
+            checking: asyncio.Task[Report] = asyncio.create_task(
+                check_exchange(config, KEYS, tmp_path / "record", on_row=lambda row: _cancel(checking))
+            )
+            assert (await checking).rows[-1].item == "interrupted"
+        finally:
+            await venue.close()
+
+    asyncio.run(story())
