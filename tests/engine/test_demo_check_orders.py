@@ -807,11 +807,16 @@ def test_live_wants_a_check_of_its_version_and_kind_of_thirty_days(
     changed: dict[str, Any], later_ms: int, ok: bool, tmp_path: Path
 ) -> None:
     environment = kept(tmp_path, **changed)
-    row = passed_check(KIND, NOW + later_ms, environment, False)
+    session = Config.from_parameters(
+        mode="live", capital=300, leverage=3, margin_type="cross", symbol="ETHUSDT", threshold=730, ema_fast=5
+    )
+    row = passed_check(KIND, NOW + later_ms, environment, session)
     assert row.ok == ok
-    assert "demo_check.ipynb" in row.wanted
+    options = "-p mode demo -p symbol ETHUSDT -p capital 300 -p leverage 3 -p margin_type cross"
+    assert f"python -m voltrade doctor --trade {options}; or" in row.wanted
+    assert ("a clock was wrong" in row.found) == (later_ms < 0)
     assert "-p allow_unchecked True" in row.wanted
-    unchecked = passed_check(KIND, NOW + later_ms, environment, True)
+    unchecked = passed_check(KIND, NOW + later_ms, environment, session.changed(allow_unchecked=True))
     assert unchecked.ok
     assert unchecked.found.endswith("started unchecked") == (not ok)
 

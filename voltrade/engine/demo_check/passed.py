@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from voltrade.config import Config
 from voltrade.engine.checks import Check, unchecked
 from voltrade.engine.modes import Wiring
 from voltrade.errors import JournalError
@@ -19,7 +21,16 @@ from voltrade.model import DAY_MS, Instrument, Snapshot, moment_text
 from voltrade.runs.ledger_file import accounts_home
 
 VALID_DAYS = 30
-HOW = "papermill notebooks/demo_check.ipynb runs/demo_check.ipynb -p mode demo"
+CHECKED = ("symbol", "capital", "max_notional_multiple", "leverage", "margin_type", "recv_window_ms")
+"""Settings of a session that its check needs too; by default they are the same."""
+
+
+def command(config: Config) -> str:
+    """Return the whole command of a check on the demo for sessions with these settings."""
+    defaults, given = Config().parameters(), config.parameters()
+    differing = {name: given[name] for name in CHECKED if given[name] != defaults[name]}
+    options = [f"-p {name} {shlex.quote(str(value))}" for name, value in {"mode": "demo", **differing}.items()]
+    return f"python -m voltrade doctor --trade {' '.join(options)}"
 
 
 PACKAGES = ("aiohttp", "ccxt", "orjson", "yarl")
@@ -104,16 +115,20 @@ async def check_demo_check(wiring: Wiring, environment: Mapping[str, str]) -> li
     # As the account must be, since the start may have to set it first, and refuses any other.
     symbol = await symbol_facts(wiring.rest, config.session.symbol)
     kind = _kind(False, False, config.risk.margin_type, symbol, wiring.instrument)
-    return [passed_check(kind, wiring.clock(), environment, config.session.allow_unchecked)]
+    return [passed_check(kind, wiring.clock(), environment, config)]
 
 
-def passed_check(kind: str, now: int, environment: Mapping[str, str], allow_unchecked: bool) -> Check:
+def passed_check(kind: str, now: int, environment: Mapping[str, str], config: Config) -> Check:
     """Return the row of the start-up table about the last check of this version and account kind."""
-    wanted = f"passed for this version and {kind}, at most {VALID_DAYS} days ago: {HOW}; or -p allow_unchecked True"
+    allow_unchecked = config.session.allow_unchecked
+    within = f"at most {VALID_DAYS} days ago"
+    wanted = f"passed for this version and {kind}, {within}: {command(config)}; or -p allow_unchecked True"
     facts = last_passed(exchange_version(), kind, environment)
     if facts is None:
         found = "no passed check"
-    elif not 0 <= now - int(facts["time"]) <= VALID_DAYS * DAY_MS:
+    elif int(facts["time"]) > now:
+        found = f"passed at {moment_text(int(facts['time']))}, later than now, {moment_text(now)}: a clock was wrong"
+    elif now - int(facts["time"]) > VALID_DAYS * DAY_MS:
         found = f"passed at {moment_text(int(facts['time']))}"
     else:
         return Check("demo check", f"passed at {moment_text(int(facts['time']))}, {facts.get('mode', '')}", wanted)
