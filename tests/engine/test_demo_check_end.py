@@ -19,7 +19,8 @@ from voltrade.engine.demo_check import check
 from voltrade.engine.demo_check.check import REPORT, VERDICTS, check_exchange
 from voltrade.engine.demo_check.cleanup import CleanUp
 from voltrade.engine.demo_check.report import Report
-from voltrade.errors import SessionError, VoltradeError
+from voltrade.engine.venue_process import VenueProcess
+from voltrade.errors import ConfigError, SessionError, VoltradeError
 from voltrade.venue.server import serve
 
 
@@ -98,6 +99,17 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 def _cancel(checking: asyncio.Task[Report]) -> None:
     if not checking.cancelling():
         checking.cancel()
+
+
+def test_a_rehearsal_at_a_venue_in_lockstep_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def status(venue: VenueProcess) -> dict[str, Any]:
+        return {"lockstep": True}
+
+    monkeypatch.setattr(VenueProcess, "status", status)
+    config = Config.from_parameters(venue="http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="started with --speed 1, was in lockstep"):
+        asyncio.run(check_exchange(config, {}, tmp_path / "record"))
+    assert not (tmp_path / "record").exists()
 
 
 def test_a_first_try_that_failed_leaves_no_folder_and_an_empty_one_is_taken(tmp_path: Path) -> None:

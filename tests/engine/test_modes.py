@@ -15,7 +15,8 @@ from voltrade.engine import modes
 from voltrade.engine.clocks import MAX_OFFSET_MS, WallClock
 from voltrade.engine.modes import Known, first_contact
 from voltrade.engine.permission import Permission
-from voltrade.errors import ExchangeError
+from voltrade.engine.venue_process import VenueProcess
+from voltrade.errors import ConfigError, ExchangeError, SessionError
 from voltrade.exchange.binance import Endpoint
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import Instrument
@@ -135,3 +136,26 @@ def test_a_session_is_permitted_by_its_runs_copy_of_the_rule_and_what_the_permis
     wiring = asyncio.run(modes.wire(Config.from_parameters(mode="live"), tmp_path, {}, known=known))
     assert judged == [tmp_path]
     assert (wiring.allowed_by, wiring.ceilings, wiring.denied) == ("a file", "leverage 5", "expired")
+
+
+@pytest.mark.parametrize("mode", ["paper", "demo", "live"])
+def test_a_venue_in_lockstep_is_refused_by_name_where_the_wall_clock_counts(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"VOLTRADE_API_KEY": "k" * 32, "VOLTRADE_API_SECRET": "s" * 32}
+    config = Config.from_parameters(mode=mode, venue="http://127.0.0.1:9", threshold=10)
+
+    async def status(venue: VenueProcess) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(VenueProcess, "status", status)
+    answer: Any = {"lockstep": True, "instance": "abc"}
+    with pytest.raises(
+        ConfigError, match="venue: must be one by the wall clock, started with --speed 1, was in lockst"
+    ):
+        asyncio.run(modes.reach(config, keys))
+    for other in ({"lockstep": False}, {}, [], SessionError("no venue"), TimeoutError()):
+        answer = other
+        asyncio.run(modes.refuse_lockstep(config))

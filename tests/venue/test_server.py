@@ -23,7 +23,7 @@ from voltrade.config import Config
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import Trades
 from voltrade.simulated.scripted import run_action
-from voltrade.venue.command import main, run_venue
+from voltrade.venue.command import _config, _parser, main, run_venue
 from voltrade.venue.server import Venue, serve
 
 # --- transport --------------------------------------------------------------------------------------------------------
@@ -1120,6 +1120,14 @@ def test_without_a_limit_a_venue_waits_for_ever(tmp_path: Path) -> None:
         await venue.close()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("flags", "seconds"),
+    [(["--speed", "1"], 1), (["--speed", "1", "--mark-interval-s", "7"], 7), ([], 60), (["--speed", "0"], 60)],
+)
+def test_at_speed_1_the_command_tells_a_mark_price_each_second(flags: list[str], seconds: int) -> None:
+    assert _config(_parser().parse_args(flags)).execution.mark_interval_s == seconds
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from voltrade.engine.clocks import TapeClock, WallClock
 from voltrade.engine.paper import OnAggTrade, OnEvent, PaperExchange
 from voltrade.engine.permission import Permission, permit, permit_resumed
 from voltrade.engine.venue_process import VenueProcess
-from voltrade.errors import ExchangeError
+from voltrade.errors import ConfigError, ExchangeError, SessionError
 from voltrade.exchange.binance import (
     DEMO,
     LIVE,
@@ -49,6 +49,8 @@ T = TypeVar("T")
 
 RETRY_S = 1.0
 """Pause between two tries to reach the exchange."""
+STATUS_WITHIN_S = 5.0
+"""Longest wait for a simulated venue to say whether it is in lockstep."""
 SELDOM_S = 60.0
 """Longest pause where nothing depends on the answer."""
 
@@ -176,7 +178,8 @@ async def wire(
         known: What a resumed run knows; None for a new one.
 
     Raises:
-        ConfigError: Mode `demo` or `live` lacks keys, or `live` lacks a permission; nothing was sent.
+        ConfigError: Mode `demo` or `live` lacks keys, or `live` lacks a permission; nothing was sent. Or the venue is
+            in lockstep, and the mode is not `sim`.
         SessionError: The simulated venue doesn't answer.
         ExchangeError: The exchange can't be read.
     """
@@ -208,6 +211,31 @@ async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
     return await _wire_binance(config, Permission(credentials, credentials.fingerprint, "nothing yet: asked only"))
 
 
+async def refuse_lockstep(config: Config) -> None:
+    """Refuse a simulated venue in lockstep where the wall clock counts: its time is that of its tape.
+
+    A server that doesn't say so isn't voltrade's venue; one that doesn't answer is refused by the first request.
+
+    Raises:
+        ConfigError: The venue of these settings is in lockstep.
+    """
+    session = config.session
+    if not session.venue:
+        return
+    venue = VenueProcess(session.venue)
+    try:
+        async with asyncio.timeout(STATUS_WITHIN_S):
+            status: object = await venue.status()
+    except (SessionError, TimeoutError):
+        return
+    finally:
+        await venue.close()
+    if isinstance(status, dict) and status.get("lockstep"):
+        raise ConfigError(
+            f"venue: must be one by the wall clock, started with --speed 1, was in lockstep at {session.venue}"
+        )
+
+
 async def _wire_sim(config: Config, run_dir: Path, known_venue: str, known: Known | None = None) -> Wiring:
     given = config.session.venue
     venue = VenueProcess(given) if given else await VenueProcess.reuse_or_start(run_dir, config, known_venue)
@@ -229,6 +257,8 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str, known: Know
 
 
 async def _wire_paper(config: Config, known: Known | None = None) -> Wiring:
+    if known is None:
+        await refuse_lockstep(config)
     wiring = await _wire(config, _endpoint(config), None, WallClock(), known)
     wiring.account = f"paper {exchange_of(wiring.endpoint)} {config.session.symbol}"
     wiring.fingerprint = "paper"
@@ -239,6 +269,8 @@ async def _wire_paper(config: Config, known: Known | None = None) -> Wiring:
 
 
 async def _wire_binance(config: Config, permission: Permission, known: Known | None = None) -> Wiring:
+    if known is None:
+        await refuse_lockstep(config)
     wiring = await _wire(config, _endpoint(config), permission.credentials, WallClock(), known)
     try:
         wiring.account = known.account if known is not None else ""

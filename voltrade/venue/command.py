@@ -9,11 +9,12 @@ same account, orders and position on the tape.
   python -m voltrade venue --log runs/venue --port 9000
   python -m voltrade venue --log runs/venue --speed 1 --also ETHUSDT --faults storm --seed 7
 
-speed 1 shifts the tapes to start now and plays them in real time. speed 0 (lockstep) waits at every step for a client
-of the side channel /voltrade/lockstep, which Binance does not have: it sends {"op": "go"} for the next trades, and
-{"op": "at", "trade_id", "marks", "time"} when it has handled them. POST /voltrade/stop, SIGTERM, or --idle-s seconds
-without use stop the venue after its log is complete; GET /voltrade/status returns the position on the tape; POST
-/voltrade/fault adds faults to those of --faults, a JSON list as in a script, with times that count from now.
+speed 1 shifts the tapes to start now and plays them in real time, with a mark price each second. speed 0 (lockstep)
+waits at every step for a client of the side channel /voltrade/lockstep, which Binance does not have: it sends
+{"op": "go"} for the next trades, and {"op": "at", "trade_id", "marks", "time"} when it has handled them. POST
+/voltrade/stop, SIGTERM, or --idle-s seconds without use stop the venue after its log is complete; GET /voltrade/status
+returns the position on the tape; POST /voltrade/fault adds faults to those of --faults, a JSON list as in a script,
+with times that count from now.
 docs/venue.md describes what is modelled.
 """
 
@@ -122,4 +123,7 @@ def _config(given: argparse.Namespace) -> Config:
         except json.JSONDecodeError as error:
             raise ConfigError(f"parameters: must be a JSON object, {given.parameters} is not: {error}") from None
     flags = {name: getattr(given, name) for name in FLAGS if getattr(given, name) is not None}
-    return read_parameters({**parameters, **flags}, makes_bars=False)
+    chosen = {**parameters, **flags}
+    if chosen.get("speed"):
+        chosen.setdefault("mark_interval_s", 1)  # as Binance tells them, which clients wait for
+    return read_parameters(chosen, makes_bars=False)

@@ -28,7 +28,7 @@ from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed
 from voltrade.engine.demo_check.report import Report, Row
 from voltrade.engine.demo_check.watcher import Watcher
-from voltrade.engine.modes import Wiring, wire
+from voltrade.engine.modes import Wiring, refuse_lockstep, wire
 from voltrade.engine.permission import permit
 from voltrade.engine.preflight import preflight
 from voltrade.errors import ConfigError, SessionError
@@ -77,7 +77,7 @@ async def check_exchange(
         on_address: Called with the IP address from which we come, if the exchange tells it; the record doesn't have it.
 
     Raises:
-        ConfigError: Keys or permission are missing; nothing was sent.
+        ConfigError: Keys or permission are missing, or the venue is in lockstep; nothing was sent.
         SessionError: A session trades the account, or the folder isn't empty.
         ExchangeError: The exchange can't be reached.
         CancelledError: It was cancelled before the exchange had answered.
@@ -86,6 +86,7 @@ async def check_exchange(
     if config.session.mode != "sim":
         permit(config, environment, datetime.now(UTC))
     refuse_used(folder)
+    await refuse_lockstep(config)
     async with AsyncExitStack() as held:
         wiring, record = await _reach(config, folder, environment, held)
         held.push_async_callback(wiring.close)
