@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ def test_a_check_whose_rows_are_right_or_differ_as_known_has_passed(tmp_path: Pa
     check = a_record(tmp_path, RIGHT, KNOWN)
     check.require_passed()
     assert check.outcome == "passed: 2 rows, 1 of them different in a way that trading copes with"
-    assert list(check.rows.index) == [("orders", "far order"), ("market", "filters")]
+    assert list(check.rows["item"]) == ["far order", "filters"]
     assert "| cancels orders \\| and leaves conditional ones |" in check.verdicts
     assert check.verdicts.count("open: not seen in this check") == 15
 
@@ -47,6 +48,33 @@ def test_a_failed_row_fails_the_notebook_by_its_name(tmp_path: Path) -> None:
     assert not check.passed
     with pytest.raises(SessionError, match=r"NOT passed: stop$"):
         check.require_passed()
+
+
+def test_the_tables_show_what_failed_first_and_advice_only_there(tmp_path: Path) -> None:
+    check = a_record(tmp_path, RIGHT, KNOWN, WRONG)
+    text = re.sub(r"<[^>]+>", "|", check.table.data)
+    shown = " ".join(word for word in re.split(r"\|+", text) if word.strip())
+    assert shown.index("-4045") < shown.index("step_size 0.0001") < shown.index("0.002 at 77645.6")
+    assert shown.count("accepted") == 2  # what the failed row expected, and what the right one found
+    assert "NOT passed: stop. Next: trade no real money" in shown
+    assert check.table.data.count("background:#fbe9ea") == 1
+    answers = check.answers.data
+    assert "cancels orders | and leaves conditional ones" in answers
+    assert answers.index("countdownCancelAll") < answers.index("Not seen in this check: Which host and path")
+
+
+def test_what_is_printed_last_is_what_failed_and_what_to_do(tmp_path: Path) -> None:
+    account = Row("account", "leverage", "5 (-p apply_account_settings True sets it)", "20", "failed")
+    report = Report("", "BTCUSDT", "", rows=[account, RIGHT])
+    assert report.summary("runs/x/verdicts.md") == [
+        "",
+        "!!  leverage                      20   expected 5 (-p apply_account_settings True sets it)",
+        "0 of 16 questions that only an exchange can answer were answered: runs/x/verdicts.md is a table for an issue",
+        "next: mend what the rows marked !! say, then run the check again",
+        "NOT passed: leverage",
+    ]
+    left = Row("money", "clean-up", "nothing is left", "a position of 0.002: close it at Binance, in the app", "failed")
+    assert Report("", "", "", rows=[account, left], has_traded=True).next_step == left.found
 
 
 def test_a_folder_without_a_record_is_no_check(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -211,6 +212,17 @@ def test_an_interrupt_asks_the_engine_to_stop_and_sees_it_through(outputs: list[
 def test_an_engine_that_fails_to_start_says_why() -> None:
     with pytest.raises(SessionError, match=r"the venue did not start\na last word"):
         session.start(Config.from_parameters(seed=fake_engine.FAILS))
+
+
+def test_a_refused_start_shows_its_table_with_the_failing_rows_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(session, "display", shown.append)
+    with pytest.raises(SessionError, match=r"refused by the start-up table: leverage: must be 5, was 20$"):
+        session.start(Config.from_parameters(seed=fake_engine.REFUSES))
+    [page] = [each.data for each in shown]
+    assert page.index("leverage") < page.index("https://fapi.binance.com")
+    assert page.count("background:#fbe9ea") == 1
+    assert "5 (-p apply_account_settings True)" in re.sub("<[^>]+>", "", page)
 
 
 def test_an_engine_that_dies_is_noticed(outputs: list[tuple[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """An engine that trades nothing: it writes a made-up run's journal and speaks over the socket as the real one does.
 
-`python tests/support/fake_engine.py RUN_DIR`, under a guardian; the seed says how it behaves: see FAILS, DIES, WAITS,
-REVIVES.
+`python tests/support/fake_engine.py RUN_DIR`, under a guardian; the seed says how it behaves: see FAILS, REFUSES, DIES,
+WAITS, REVIVES.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from voltrade.model import Instrument
 
 FAILS = 101
 """Says that it failed, before it runs."""
+REFUSES = 105
+"""Says that its start-up table refused the start."""
 DIES = 102
 """Is gone in the middle of the session, without an end."""
 WAITS = 103
@@ -69,6 +71,11 @@ class Engine:
         if seed == FAILS:
             self.update(state="failed", error="the venue did not start")
             print("a last word")
+            sys.exit(1)
+        if seed == REFUSES:
+            right = {"item": "endpoint", "found": "https://fapi.binance.com", "wanted": "", "ok": True}
+            wrong = {"item": "leverage", "found": "20", "wanted": "5 (-p apply_account_settings True)", "ok": False}
+            self.update(state="failed", error="leverage: must be 5, was 20", checks=[right, wrong])
             sys.exit(1)
         path = self.run_dir / "journal.db"
         if path.exists() and seed == REVIVES:

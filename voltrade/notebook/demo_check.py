@@ -10,15 +10,20 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import HTML
 
 from voltrade.config import Config
 from voltrade.engine.demo_check.check import REPORT, VERDICTS
+from voltrade.engine.demo_check.report import QUESTIONS
 from voltrade.errors import SessionError
+from voltrade.report.html import frame_table, judged_table
 from voltrade.runs.listing import project_root
 
 
@@ -50,7 +55,32 @@ class DemoCheck:
     @property
     def rows(self) -> pd.DataFrame:
         """A row for each thing that was tried: what was expected, what was found, and the milliseconds it took."""
-        return pd.DataFrame(self._facts["rows"]).set_index(["part", "item"])
+        return pd.DataFrame(self._facts["rows"])
+
+    @property
+    def table(self) -> HTML:
+        """The rows for a notebook: what failed above all others, with what was expected, and what to do next."""
+        rows = [
+            (
+                row["verdict"],
+                [row["part"], row["item"], row["found"], row["expected"] * (row["verdict"] != "ok"), _took(row)],
+            )
+            for row in self._facts["rows"]
+        ]
+        words = escape(f"{self.outcome}. Next: {self._facts['next_step']}.")
+        page = judged_table(["part", "item", "found", "expected", "ms"], rows)
+        return HTML(f"<p><b>{words}</b></p>{page}")  # type: ignore[no-untyped-call]
+
+    @property
+    def answers(self) -> HTML:
+        """What was seen for each open question, for a notebook: the answered ones first."""
+        answered: dict[str, str] = self._facts["answers"]
+        rows = [[QUESTIONS[name], seen] for name, seen in answered.items()]
+        left = [question for name, question in QUESTIONS.items() if name not in answered]
+        still = f"<p>Not seen in this check: {escape(' '.join(left))}</p>" if left else ""
+        table = frame_table(pd.DataFrame(rows, columns=["question", "seen"]).set_index("question"))
+        paste = f"<p>{escape(str(self.folder / VERDICTS))} is this table as Markdown, to paste into an issue.</p>"
+        return HTML(f"{table if rows else ''}{still}{paste}")  # type: ignore[no-untyped-call]
 
     @property
     def verdicts(self) -> str:
@@ -67,12 +97,16 @@ class DemoCheck:
             raise SessionError(f"{self.folder.name}: {self.outcome}")
 
 
+def _took(row: Mapping[str, Any]) -> str:
+    return f"{row['took_ms']:,}" if row["took_ms"] else ""
+
+
 def run(config: Config, record: str = "") -> DemoCheck:
     """Run the check with these settings, print its rows as they come, and return it.
 
     Args:
         config: Settings of the sessions that are to trade there.
-        record: New folder for the record; empty for one under `runs/`.
+        record: New or empty folder for the record; empty for one under `runs/`.
 
     Raises:
         SessionError: The check could not begin, or was killed; what it printed says why.
@@ -85,7 +119,7 @@ def run(config: Config, record: str = "") -> DemoCheck:
     )
     last = _follow(process)
     if not (folder / REPORT).exists():
-        raise SessionError(f"the check has not begun, or was killed: {last}")
+        raise SessionError(f"the check could not begin: {last}")
     return DemoCheck(folder)
 
 

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, display
 
 from voltrade.config import NOTEBOOK, RUN_DIR, Config
 from voltrade.data.symbol_threshold import symbol_threshold
 from voltrade.engine import ctl, guardian
 from voltrade.engine.permission import check_permitted
 from voltrade.errors import ConfigError, SessionError
-from voltrade.notebook.session_view import SessionView, StartupLine, progress_bar
+from voltrade.notebook.session_view import SessionView, StartupLine, progress_bar, startup_table
 from voltrade.report.frames import Frames
 from voltrade.report.html import MOST_ROWS, facts_table, frame_table
 from voltrade.report.statistics import Held
@@ -428,8 +428,8 @@ def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda
             if state in ("running", "ended"):
                 break
             if died or state == "failed":
-                why = session.record.get("error") or died
-                raise SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
+                shown.update("")
+                raise _not_started(session, died)
             if shown.update(session.loading):
                 deadline = time.monotonic() + START_WITHIN_S  # there is progress
             time.sleep(0.05)
@@ -440,6 +440,16 @@ def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda
     shown.update("")
     if interrupted:
         session.stop("INTERRUPTED")
+
+
+def _not_started(session: Session, died: str) -> SessionError:
+    """Return why a session did not start; show its start-up table if that is what refused it."""
+    record = session.record
+    why, checks = record.get("error") or died, record.get("checks", ())
+    if all(check["ok"] for check in checks):
+        return SessionError(f"{session.name}: the engine did not start: {why}\n{session.log()}")
+    display(HTML(startup_table(checks)))  # type: ignore[no-untyped-call]
+    return SessionError(f"{session.name}: the start was refused by the start-up table: {why}")
 
 
 def _base36(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -14,7 +14,7 @@ from voltrade.config import RECORDED
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip, moment_text
 from voltrade.report import charts
 from voltrade.report.figure_output import LiveChart
-from voltrade.report.html import facts_table
+from voltrade.report.html import facts_table, judged_table
 from voltrade.report.run_reader import RunReader
 from voltrade.runs.listing import Run
 
@@ -71,6 +71,15 @@ def status_table(reader: RunReader, status: Mapping[str, Any]) -> str:
     if status.get("error"):
         rows["error"] = status["error"]
     return facts_table(rows)
+
+
+def startup_table(checks: Iterable[Mapping[str, Any]]) -> str:
+    """Return the start-up table of a refused start as HTML: first the rows that refused it, with what they must be."""
+    rows = [
+        ("ok" if check["ok"] else "failed", [check["item"], check["found"], "" if check["ok"] else check["wanted"]])
+        for check in checks
+    ]
+    return judged_table(["item", "found", "must be"], rows)
 
 
 def _counts(reader: RunReader) -> dict[str, Any]:

@@ -45,6 +45,27 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
     return f"{warning}<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
 
 
+def judged_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Write rows that were judged as an HTML table: what failed first and in red, then what differs, then the rest.
+
+    Args:
+        head: Names of the columns, after the one with the mark.
+        rows: Each with `failed`, `differs` or `ok`, and its cells.
+    """
+    ranked = sorted(rows, key=lambda row: list(_JUDGED).index(row[0]))
+    sides = ["left"] * (len(head) + 1)
+    body = (_row([_JUDGED[verdict][0], *cells], sides, _JUDGED[verdict][1]) for verdict, cells in ranked)
+    return f"<table><thead>{_head(['', *head], sides)}</thead><tbody>{''.join(body)}</tbody></table>"
+
+
+_JUDGED = {
+    "failed": ("!!", "background:#fbe9ea;color:#8f1d2f;font-weight:bold"),
+    "differs": ("~~", "background:#fdf6e3;color:#6b4e00"),
+    "ok": ("ok", ""),
+}
+"""Mark and style of a row by its verdict."""
+
+
 def facts_table(facts: Mapping[str, Any]) -> str:
     """Write names and their values as an HTML table."""
     return f"<table>{''.join(_row(fact, ('left', 'left')) for fact in facts.items())}</table>"
@@ -71,12 +92,13 @@ def _head(names: Iterable[Any], sides: Iterable[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _row(values: Iterable[Any], sides: Iterable[str]) -> str:
+def _row(values: Iterable[Any], sides: Iterable[str], style: str = "") -> str:
     cells = (
         f"<td style='text-align:{side};{_WRAPS if len(str(value)) < 40 else _LONG}'>{_words(str(value))}</td>"
         for value, side in zip(values, sides, strict=True)
     )
-    return f"<tr>{''.join(cells)}</tr>"
+    marked = f" style='{style}'" if style else ""
+    return f"<tr{marked}>{''.join(cells)}</tr>"
 
 
 def _words(text: str) -> str:
