@@ -42,7 +42,7 @@ def frame_table(frame: pd.DataFrame, drop: Sequence[str] = (), decimals: int = 4
         )
     note = "" if len(frame) else "<p>none</p>"
     warning = warning_html(str(frame.attrs.get("warning", "")))
-    return f"{warning}<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
+    return f"{warning}<table style='font-size:92%'><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{note}"
 
 
 def judged_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
@@ -55,7 +55,9 @@ def judged_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]])
     ranked = sorted(rows, key=lambda row: list(_JUDGED).index(row[0]))
     sides = ["left"] * (len(head) + 1)
     body = (_row([_JUDGED[verdict][0], *cells], sides, _JUDGED[verdict][1]) for verdict, cells in ranked)
-    return f"<table><thead>{_head(['', *head], sides)}</thead><tbody>{''.join(body)}</tbody></table>"
+    return (
+        f"<table style='font-size:92%'><thead>{_head(['', *head], sides)}</thead><tbody>{''.join(body)}</tbody></table>"
+    )
 
 
 _JUDGED = {
@@ -102,6 +104,11 @@ def _row(values: Iterable[Any], sides: Iterable[str], style: str = "") -> str:
 
 
 def _words(text: str) -> str:
-    """Write a text whose lines break only between words, not at the hyphens of a date or of an order id."""
-    words = (f"<span style='white-space:nowrap'>{escape(w)}</span>" if "-" in w else escape(w) for w in text.split(" "))
-    return " ".join(words)
+    """Write a text whose lines break between words and after underscores, but not at the hyphens of a date or an id."""
+    return " ".join(map(_word, text.split(" ")))
+
+
+def _word(word: str) -> str:
+    if "-" in word:
+        return f"<span style='white-space:nowrap'>{escape(word)}</span>"
+    return escape(word).replace("_", "_<wbr>")
