@@ -406,8 +406,8 @@ def test_a_loop_that_stands_still_is_silent_unless_the_engine_is_busy(
         (JournalError("differs"), False, 1, True),
         (JournalError("differs"), False, 0, False),  # a person goes on with the run, and is told
         (SessionError("the ledger names another run"), True, 1, False),
-        (AccountInUse("another engine trades it"), False, 1, True),  # it was taken while no engine ran
-        (AccountInUse("another engine trades it"), False, 0, False),
+        (AccountInUse("another session or check uses it"), False, 1, True),  # it was taken while no engine ran
+        (AccountInUse("another session or check uses it"), False, 0, False),
         (KeyboardInterrupt(), True, 1, False),
     ],
 )

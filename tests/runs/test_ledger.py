@@ -75,7 +75,7 @@ def test_of_two_engines_at_the_same_instant_one_gets_the_account(
             assert end.poll(30)
             answers.append(end.recv())
         assert sorted(answers)[1] == "taken"
-        assert "another engine trades it" in sorted(answers)[0]
+        assert "another session or check uses it" in sorted(answers)[0]
         won[answers.index("taken")] += 1
     assert sum(won) == RACES
     assert len(list(tmp_path.glob("*.lock"))) == RACES
@@ -89,7 +89,7 @@ def test_the_ledger_of_a_killed_engine_is_taken_over(
     processes[0].start()
     assert ours.poll(30)
     assert ours.recv() == "held"
-    with pytest.raises(SessionError, match=f"another engine trades it, that of {tmp_path / 'killed'}"):
+    with pytest.raises(SessionError, match=f"another session or check uses it, that of {tmp_path / 'killed'}"):
         open_one(tmp_path)
     assert processes[0].pid is not None
     os.kill(processes[0].pid, signal.SIGKILL)
@@ -198,7 +198,7 @@ def test_a_folder_of_ledgers_behind_a_link_is_the_same_one(tmp_path: Path) -> No
     (tmp_path / "linked").symlink_to("real")
     (tmp_path / "real").mkdir(mode=0o700)
     held = open_one(tmp_path / "real")
-    with pytest.raises(SessionError, match="another engine trades it"):
+    with pytest.raises(SessionError, match="another session or check uses it"):
         open_one(tmp_path / "linked")
     held.close()
 
@@ -406,7 +406,9 @@ def test_an_engine_whose_lock_was_deleted_takes_it_again(tmp_path: Path) -> None
     [lock] = (tmp_path / "accounts").glob("*.lock")
     lock.unlink()
     written(ledger, run, 1)
-    with pytest.raises(SessionError, match=f"another engine trades it, that of {tmp_path / 'accounts/some run'}"):
+    with pytest.raises(
+        SessionError, match=f"another session or check uses it, that of {tmp_path / 'accounts/some run'}"
+    ):
         open_one(tmp_path / "accounts")
     ledger.close()
     open_one(tmp_path / "accounts").close()
@@ -421,7 +423,7 @@ def test_a_second_engine_sees_the_first_though_its_lock_was_deleted(tmp_path: Pa
         [lock] = (tmp_path / "accounts").glob("*.lock")
         lock.unlink()
         second = open_one(tmp_path / "accounts")
-        with pytest.raises(SessionError, match=f"another engine trades it, that of {run}"):
+        with pytest.raises(SessionError, match=f"another session or check uses it, that of {run}"):
             second.find_last_journal(tmp_path / "runs/second")
         second.close()
         journal.on_commit = first.note_position
@@ -459,7 +461,7 @@ def test_files_that_cannot_be_kept_end_no_engine(tmp_path: Path, monkeypatch: py
     written(ledger, run, 1)
     [noted] = accounts.glob("*.reached")
     assert json.loads(noted.read_text())["rows"] == last_row(run / "journal.db")[0] == 7
-    with pytest.raises(SessionError, match="another engine trades it"):
+    with pytest.raises(SessionError, match="another session or check uses it"):
         open_one(accounts)
     ledger.close()
 
@@ -523,7 +525,7 @@ def test_an_engine_that_lost_its_account_writes_nothing_more(tmp_path: Path) -> 
         lambda: first.begin("id", run, None),
     ]
     for write in writes:
-        with pytest.raises(SessionError, match="another engine trades it"):
+        with pytest.raises(SessionError, match="another session or check uses it"):
             write()
     second.begin("second", run, None)
     first.close()

@@ -335,7 +335,7 @@ def test_a_run_that_was_cut_short_is_followed_wherever_its_folder_is(venue: str,
     process = engine(today, venue=venue, duration_s=3600.0)
     wait_until(lambda: record_of(today)["state"] == "running", process)
     assert engine(aside).wait(60) == 1  # while the next one trades, or just after
-    assert re.search("another engine trades it|the ledger names run", record_of(aside)["error"])
+    assert re.search("another session or check uses it|the ledger names run", record_of(aside)["error"])
     assert process.wait(100) == 0, (today / "engine.log").read_text()[-2000:]
     check_sealed(today)
     [adoption] = [fact for fact in facts_of(today) if isinstance(fact, ResumeState)]
@@ -456,7 +456,7 @@ def race(venue: str, runs: list[Path]) -> None:
     [trades] = [run for run in runs if run != refused]
     record = json.loads((refused / "run.json").read_text())
     assert record["state"] == "failed"
-    assert "another engine trades it" in record["error"]
+    assert "another session or check uses it" in record["error"]
     wait_for(lambda: json.loads((trades / "run.json").read_text())["state"] == "running")
     ctl.ask(trades, {"op": "stop", "reason": "it has won"})
     assert engines[trades].wait(60) == 0

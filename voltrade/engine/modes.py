@@ -208,7 +208,9 @@ async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
     if config.session.mode == "paper":
         return await _wire_paper(config)
     credentials = Credentials.load(environment)
-    return await _wire_binance(config, Permission(credentials, credentials.fingerprint, "nothing yet: asked only"))
+    return await _wire_binance(
+        config, Permission(credentials, credentials.fingerprint, "no permission is needed to look")
+    )
 
 
 async def refuse_lockstep(config: Config) -> None:

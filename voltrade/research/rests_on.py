@@ -42,7 +42,7 @@ def extrapolated_text(part: float, most: str = "") -> str:
     """Return a note about the part of the notional that no trade of the tape gave; `most` stands before the part."""
     thin = f": MORE THAN {MOST_EXTRAPOLATED:.0%}, so that this is a guess; trade less on this tape"
     marked = thin if part > MOST_EXTRAPOLATED else ""
-    return f"extrapolated: {most}{part:.1%} of the notional, which no trade gave{marked}"
+    return f"extrapolated: {most}{part:.1%} of the notional, beyond what the tape's trades filled{marked}"
 
 
 def made_from(tape: Tape, rules: Iterable[str]) -> str:

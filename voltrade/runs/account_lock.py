@@ -69,7 +69,7 @@ class AccountLock:
             other = os.fsdecode(os.pread(file, 4096, 0))
             os.close(file)
             where = f", that of {other}" if other else ""
-            raise AccountInUse(f"account {self._account}: another engine trades it{where}") from None
+            raise AccountInUse(f"account {self._account}: another session or check uses it{where}") from None
         except BaseException:
             os.close(file)
             raise

@@ -222,7 +222,7 @@ class Ledger:
         longest = max(found, key=lambda path: last_row(path)[0])
         self._refuse_older_journal(record, longest)
         if is_open_for_writing(longest):  # by an engine whose lock was deleted
-            raise SessionError(f"account {self._path.stem}: another engine trades it, that of {longest.parent}")
+            raise SessionError(f"account {self._path.stem}: another session or check uses it, that of {longest.parent}")
         return longest
 
     def _refuse_older_ledger(self, record: LedgerRecord) -> None:

@@ -36,7 +36,7 @@ async def check_address(context: CheckContext) -> None:
     finally:
         await stranger.close()
     refused = response.code in (-2014, -2015)
-    context.row("market", "a made-up key", "refused with -2015 or -2014", coded(response), refused)
+    context.row("market", "made-up API key", "refused with -2015 or -2014", coded(response), refused)
     if stranger.own_address:
         context.on_address(stranger.own_address)
 
@@ -47,14 +47,16 @@ def check_filters(context: CheckContext) -> None:
     try:
         shipped = shipped_instrument(found.symbol)
     except VoltradeError:
-        context.row("market", "filters", expected, "none are shipped for this symbol", "differs")
+        context.row("market", "shipped filters", expected, "none are shipped for this symbol", "differs")
         return
     differing = [
         f"{part.name} {_plain(getattr(found, part.name))} not {_plain(getattr(shipped, part.name))}"
         for part in fields(Instrument)
         if part.name != "source" and getattr(found, part.name) != getattr(shipped, part.name)
     ]
-    context.row("market", "filters", expected, "; ".join(differing) or "as shipped", "differs" if differing else "ok")
+    context.row(
+        "market", "shipped filters", expected, "; ".join(differing) or "as shipped", "differs" if differing else "ok"
+    )
 
 
 def _plain(value: object) -> str:

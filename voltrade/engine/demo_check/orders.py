@@ -151,7 +151,7 @@ async def _check_fill(context: CheckContext, name: str, lots: int, sent: int) ->
     same = told == {trade["id"] for trade in trades}
     context.row(PART, "filled by userTrades", "the trades of the events", f"{len(trades)} of {len(told)}", same)
     held = await context.position()
-    context.row(PART, "position", f"{wanted:f}", f"{held:f}", held == wanted)
+    context.row(PART, "position by query", f"{wanted:f}", f"{held:f}", held == wanted)
     await context.event("ACCOUNT_UPDATE")
     _check_order_of_events(context, sent)
     _check_readable(context, events)

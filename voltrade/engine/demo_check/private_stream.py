@@ -32,7 +32,7 @@ async def open_private(context: CheckContext) -> None:
         "?listenKey= with events=": f"{own}/private/ws?listenKey={key}&events={EVENTS}",
         "/ws/KEY": f"{own}/private/ws/{key}",
         **{urlsplit(host).netloc: f"{host}/private/ws?listenKey={key}" for host in others},
-        "a made-up key": f"{own}/private/ws?listenKey={made_up}",
+        "made-up listen key": f"{own}/private/ws?listenKey={made_up}",
     }
     exchange = context.wiring.exchange
     context.users = [Listener(name, url, exchange, context.record) for name, url in urls.items()]
@@ -47,7 +47,7 @@ async def check_paths(context: CheckContext) -> None:
         kinds = sorted({frame.kind for frame in user.frames} & set(KINDS))
         found = ", ".join(kinds) or f"silent {user.error}".strip()
         context.answer("private stream", f"{user.name}: {found}")
-        if user.name == "a made-up key":
+        if user.name == "made-up listen key":
             silence = "events of somebody" if kinds else user.error or "connected and silent"
             context.row("private", user.name, "silent or refused", silence, not kinds)
             context.answer("listen key", f"made-up key: {silence}")

@@ -25,7 +25,7 @@ QUESTIONS = {
     "triggered child": "Client id of the triggered order, time in TRIGGERING, order of events?",
     "orders without position": "Do v3 `account` and `positionRisk` show a symbol with orders only?",
     "countdown": "Does `countdownCancelAll` cancel conditional orders?",
-    "listen key": "Does DELETE listenKey push listenKeyExpired; PUT afterwards; a made-up key?",
+    "listen key": "Does DELETE listenKey push listenKeyExpired; PUT afterwards; a made-up listen key?",
     "unknown orders": "Code of an unknown order and conditional order?",
     "order/test": "Does `order/test` check margin?",
     "halted symbols": "What do TRADING_HALT and NO_TRADING refuse?",
