@@ -282,7 +282,7 @@ def _check_by_orders(arguments: argparse.Namespace) -> int:
                 show(f"    we come from {address}")
 
         show(LEGEND)
-        report = run_check(config, os.environ, folder, show, show_address)
+        report = run_check(config, os.environ, folder, show, show_address, show)
         for line in report.summary(str(folder / VERDICTS)):
             show(line)
     return 0 if report.passed else 1

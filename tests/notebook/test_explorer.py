@@ -26,7 +26,7 @@ from voltrade.notebook.explorer_result import trade_tape
 from voltrade.notebook.explorer_widgets import PAGES
 from voltrade.notebook.papermill_engine import Refused
 from voltrade.report.chart_style import MAX_BARS
-from voltrade.report.html import shortened
+from voltrade.report.html import frame_table, shortened
 from voltrade.report.research_chart import ResearchChart
 from voltrade.research.backtest import backtest
 from voltrade.research.prepared_tape import Research
@@ -102,6 +102,25 @@ def test_one_figure_changes_in_place(explorer: Explorer) -> None:
     assert explorer.chart.figure is figure
     assert list(trace(explorer, "bars").close) != before
     assert "volume bars of 20 BTC" in figure.layout.title.text
+
+
+def test_the_table_in_a_cell_is_of_the_settings_that_are_drawn(
+    explorer: Explorer, research: Research, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A widget, which changes with the explorer; in a record, what it was when its cell was run."""
+    table = explorer.table
+    before = table.value
+    turn(explorer, threshold=20.0)
+    assert explorer.table is table
+    assert table.value != before
+    assert table.value.endswith(frame_table(explorer.statistics.table()))
+    assert "rule: <span title='built in'>" in table.value
+    monkeypatch.setenv(RECORDED, "1")
+    recorded = Explorer(research.fork(), page_bars=500)
+    shown = recorded.table.data
+    turn(recorded, threshold=20.0)
+    assert shown == before
+    assert recorded.table.data == table.value
 
 
 def test_levels_and_paths_belong_to_the_page(explorer: Explorer) -> None:

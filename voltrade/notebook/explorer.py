@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -22,6 +22,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 
 from voltrade.config import RECORDED, BarSettings, Config, Settings, SignalSettings
 from voltrade.data.symbol_threshold import symbol_threshold, threshold_of
@@ -33,6 +34,8 @@ from voltrade.notebook.controls import ERROR_STYLE, Control, ThresholdScale
 from voltrade.notebook.explorer_result import ExplorerResult, rule_sha256, trade_tape
 from voltrade.notebook.explorer_widgets import PAGES, Pager, ParameterSaver, small_table
 from voltrade.notebook.rule_cell import RuleCell, how_to_save, is_draft
+from voltrade.notebook.session_view import StartupLine
+from voltrade.notebook.waiting import Waiting
 from voltrade.report.chart_style import title_of
 from voltrade.report.figure_output import bundle, show
 from voltrade.report.frames import Frames
@@ -107,7 +110,8 @@ class Explorer:
         """Of an older page: bar settings, the number of the bar after it, and when its last bar closed."""
         self.rule_cell = RuleCell(self.use_rule)
         self.controls: dict[str, Control] = {}
-        self._heading, self._status, self._statistics = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._heading, self._status = widgets.HTML(), widgets.HTML()
+        self._statistics, self._table = widgets.HTML(), widgets.HTML()
         self._settings = widgets.VBox()
         self.plot = None if self._is_recorded else PlotWidget()
         if self.plot is not None:
@@ -115,9 +119,9 @@ class Explorer:
         self._pager = Pager(page_bars, self.turn_pages)
         self.saver = ParameterSaver(parameters_file or f"parameters/{symbol.lower()}.json", self.difference, self.save)
         self.view = self._lay_out()
-        self.result = trade_tape(self.research, config)
-        self.chart = ResearchChart(self._frames())
-        with self._timed():
+        with self._timed(StartupLine().update):
+            self.result = trade_tape(self.research, config)
+            self.chart = ResearchChart(self._frames())
             self._draw_result(self.result)
         self.rule_cell.register()
 
@@ -137,6 +141,16 @@ class Explorer:
     def statistics(self) -> Statistics:
         """Statistics of the whole tape, as of a backtest."""
         return self._statistics_of(self._frames())
+
+    @property
+    def table(self) -> Any:
+        """The statistics for a notebook's cell: they follow the explorer, so that both are always of the same settings.
+
+        While papermill executes the notebook, they are those of now, as the pictures are.
+        """
+        if self._is_recorded:
+            return HTML(self._table.value)  # type: ignore[no-untyped-call]
+        return self._table
 
     def _statistics_of(self, run: Frames) -> Statistics:
         return replace(statistics(run, self.result.counted), warning=self._coverage.warning)
@@ -169,7 +183,7 @@ class Explorer:
         Raises:
             ConfigError: The rule file is missing or broken. The chart doesn't change then.
         """
-        with self._timed():
+        with self._timed(StartupLine().update):
             self._draw_result(trade_tape(self.research, read_parameters(self._parameters_for(name), rule=name)))
             self._show_errors("", "")
 
@@ -337,14 +351,21 @@ class Explorer:
         if self.plot is not None:
             self.plot.draw(self.chart.figure)
         self._pager.show(shown, is_oldest=page.start == 0, is_newest=until is None)
-        self._statistics.value = small_table(frame_table(self._statistics_of(run).table()))
+        table = frame_table(self._statistics_of(run).table())
+        self._statistics.value = small_table(table)
+        self._table.value = f"{self._what_is_drawn}{table}"
         self._show_heading()
+
+    @property
+    def _what_is_drawn(self) -> str:
+        """The tape and the rule, as HTML."""
+        tape, rule = shortened(self.research.tape.source), shortened(self.config.session.rule or "built in")
+        return f"<b>{tape}</b><br>rule: {rule}"
 
     def _show_heading(self) -> None:
         """Show the tape, the rule, and what the figures rest on."""
-        tape, rule = shortened(self.research.tape.source), shortened(self.config.session.rule or "built in")
         rests_on = f"{self._coverage.text}; {extrapolated_text(self.result.tables.extrapolated)}"
-        lines = f"<b>{tape}</b><br>rule: {rule}{warning_html(self._coverage.warning)}"
+        lines = f"{self._what_is_drawn}{warning_html(self._coverage.warning)}"
         self._heading.value = f"{lines}<div style='font-size:85%;line-height:1.3'>{escape(rests_on)}</div>"
 
     def _frames(self) -> Frames:
@@ -363,12 +384,22 @@ class Explorer:
         return slice(max(0, end - size), end)
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Show a spinner meanwhile, then the counts and the time that it took."""
+    def _timed(self, show_line: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+        """Show a spinner meanwhile, with the seconds of a long wait, then the counts and the time that it took.
+
+        Args:
+            show_line: Shows the line of a long wait in the output of the cell that waits.
+        """
         self._status.value = _SPINNER
         began = time.perf_counter()
+
+        def show_wait(text: str) -> None:
+            self._status.value = f"{_SPINNER}: {escape(text)}"
+            show_line(text)
+
         try:
-            yield
+            with Waiting("drawing", show_wait):
+                yield
         except BaseException:
             self._status.value = f"<span style='{ERROR_STYLE}'>not drawn</span>"
             raise

@@ -31,6 +31,7 @@ from voltrade.engine import ctl, guardian
 from voltrade.engine.permission import check_permitted
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook.session_view import SessionView, StartupLine, progress_bar, startup_table
+from voltrade.notebook.waiting import starting_text
 from voltrade.report.frames import Frames
 from voltrade.report.html import MOST_ROWS, facts_table, frame_table
 from voltrade.report.statistics import Held
@@ -419,8 +420,9 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen[bytes]:
 
 def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Wait for the engine; after an interrupt, stop the session as soon as the engine can be asked."""
-    deadline = time.monotonic() + START_WITHIN_S
-    interrupted, shown = False, StartupLine()
+    begun = time.monotonic()
+    deadline = begun + START_WITHIN_S
+    interrupted, shown, before = False, StartupLine(), ""
     while time.monotonic() < deadline:
         try:
             died, state = session._died(), session.state
@@ -430,8 +432,9 @@ def _wait_until_running(session: Session, meanwhile: Callable[[], None] = lambda
             if died or state == "failed":
                 shown.update("")
                 raise _not_started(session, died)
-            if shown.update(session.loading):
-                deadline = time.monotonic() + START_WITHIN_S  # there is progress
+            if (loading := session.loading) != before:
+                before, deadline = loading, time.monotonic() + START_WITHIN_S  # there is progress
+            shown.update(loading or starting_text(time.monotonic() - begun))
             time.sleep(0.05)
         except KeyboardInterrupt:
             interrupted = True

@@ -106,20 +106,19 @@ def progress_bar(part: float, width: int = 50) -> str:
 
 
 class StartupLine:
-    """A line with the progress of a starting engine."""
+    """A line with the progress of a start or of another wait; nothing is displayed before it has a text."""
 
     def __init__(self) -> None:
         self._line: Any = None
         self._shown = ""
 
-    def update(self, text: str) -> bool:
-        """Show a text; return whether it has changed."""
+    def update(self, text: str) -> None:
+        """Show a text in place of the one before."""
         if text == self._shown:
-            return False
+            return
         self._shown = text
         page = HTML(f"<pre>{escape(text)}</pre>")  # type: ignore[no-untyped-call]
         if self._line is None:
             self._line = display(page, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._line.update(page)
-        return True

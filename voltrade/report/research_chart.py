@@ -104,7 +104,7 @@ class ResearchChart:
     def _lay_out(self, figure: go.Figure, instrument: Instrument) -> None:
         equity, drawdown = self._equity_row, self._equity_row + 1
         own = [0.11] if self._own_indicators else []
-        _stack(figure, heights=[0.5, 0.11, *own, 0.2, 0.1], gaps=[0.02, *([0.02] * len(own)), 0.08, 0.02])
+        _stack(figure, heights=[0.5, 0.11, *own, 0.2, 0.1], gaps=[0.02, *([0.02] * len(own)), 0.11, 0.02])
         apply_style(figure, "", height=900 + 110 * len(own))
         figure.update_layout(xaxis_rangeslider_visible=False, margin={"t": 84, "b": 84})
         # Bars are small, so the mouse only has to be above or below one; the bar's text includes these markers'.

@@ -12,11 +12,13 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from voltrade.background import background
 from voltrade.config import Config
 from voltrade.engine.account_history import last_final_state, open_ledger
 from voltrade.engine.account_settings import set_last
@@ -27,6 +29,7 @@ from voltrade.engine.demo_check.ending import run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.passed import account_kind, exchange_version, keep_passed
 from voltrade.engine.demo_check.report import Report, Row
+from voltrade.engine.demo_check.waits import WaitNotice
 from voltrade.engine.demo_check.watcher import Watcher
 from voltrade.engine.modes import Wiring, refuse_lockstep, wire
 from voltrade.engine.permission import permit
@@ -63,6 +66,7 @@ async def check_exchange(
     folder: Path,
     on_row: Callable[[Row], None] = lambda row: None,
     on_address: Callable[[str], None] = lambda address: None,
+    on_wait: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Check the exchange of a mode by real orders of the least size; return what was found.
 
@@ -75,6 +79,7 @@ async def check_exchange(
         folder: New or empty, for the record: every request, answer and frame without secrets, rows and verdicts.
         on_row: Called with each row as it comes.
         on_address: Called with the IP address from which we come, if the exchange tells it; the record doesn't have it.
+        on_wait: Called with what is waited for, where no row comes for 2 s.
 
     Raises:
         ConfigError: Keys or permission are missing, or the venue is in lockstep; nothing was sent.
@@ -87,7 +92,9 @@ async def check_exchange(
         permit(config, environment, datetime.now(UTC))
     refuse_used(folder)
     await refuse_lockstep(config)
+    notice = WaitNotice(on_wait, on_row)
     async with AsyncExitStack() as held:
+        held.callback(background(notice.run(), lambda error: None).cancel)
         wiring, record = await _reach(config, folder, environment, held)
         held.push_async_callback(wiring.close)
         if (ledger := open_ledger(wiring, folder)) is not None:
@@ -95,12 +102,12 @@ async def check_exchange(
         _allow_streams(wiring)
         report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
         stamp = f"{int(time.time()):x}{secrets.token_hex(2)}"
-        context = CheckContext(wiring, report, record, on_row, on_address, stamp)
+        context = CheckContext(wiring, report, record, notice.on_row, on_address, stamp, notice.begin_part)
         try:
             await _begin(context, last_final_state(ledger, "", folder))
             await _check(context)
         except asyncio.CancelledError:
-            await _to_the_end(asyncio.create_task(_tell_interrupted(context)))
+            await _to_the_end(_tell_interrupted(context))
         _save(report, folder, wiring, environment)
     return report
 
@@ -111,6 +118,7 @@ def run_check(
     folder: Path,
     on_row: Callable[[Row], None] = lambda row: None,
     on_address: Callable[[str], None] = lambda address: None,
+    on_wait: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Run `check_exchange` in a process of its own; signals that would end it only ask for its end.
 
@@ -119,7 +127,7 @@ def run_check(
     """
 
     try:
-        return run_to_the_end(check_exchange(config, environment, folder, on_row, on_address))
+        return run_to_the_end(check_exchange(config, environment, folder, on_row, on_address, on_wait))
     except asyncio.CancelledError:
         raise SessionError("interrupted before the check began: nothing was sent, nothing is open") from None
 
@@ -219,12 +227,14 @@ async def _may_trade(context: CheckContext, snapshot: Snapshot) -> bool:
     reasons = [
         *([f"mend first: {', '.join(wrong)}"] if wrong else []),
         *(["the account has a position or orders"] if is_open else []),
-        *([f"the smallest order of the check is worth {least:,.2f}, above {most:,.2f}"] if least > most else []),
+        *(
+            [f"the smallest order of the check is worth {least:,.2f}, above {most:,.2f}, {CEILING}"]
+            if least > most
+            else []
+        ),
     ]
-    wanted = f"a start-up table without !!, an account with nothing open, and orders of at most {CEILING}"
-    return context.row(
-        "account", "orders may be sent", wanted, f"no: {'; '.join(reasons)}" if reasons else "yes", not reasons
-    )
+    found = f"no: {'; '.join(reasons)}" if reasons else "yes"
+    return context.row("account", "orders may be sent", "yes", found, not reasons)
 
 
 def _steps() -> list[tuple[str, Callable[[CheckContext], Awaitable[None]]]]:
@@ -260,12 +270,13 @@ async def _trade(context: CheckContext) -> None:
         if context.lots and any(row.item == "key rights" and "any address" in row.found for row in context.report.rows):
             context.answer("key without addresses", "it can: the market order was accepted")
     finally:
-        if await _to_the_end(asyncio.create_task(_clean_up(context, watcher))):
+        if await _to_the_end(_clean_up(context, watcher)):
             raise asyncio.CancelledError
 
 
-async def _to_the_end(task: asyncio.Task[None]) -> bool:
-    """Wait for a task to its end; return whether this one was cancelled meanwhile, as by a second Ctrl-C."""
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> bool:
+    """Do work to its end; return whether this task was cancelled meanwhile, as by a second Ctrl-C."""
+    task = asyncio.create_task(work)
     is_canceled = False
     while not task.done():
         try:

@@ -43,6 +43,8 @@ class CheckContext:
     """Called with the IP address from which we come, to be shown and not to be stored."""
     stamp: str
     """Part of the client order ids of this check."""
+    on_part: Callable[[str], None] = lambda name: None
+    """Called with the name of each part as it begins."""
     market: Listener | None = None
     users: list[Listener] = field(default_factory=list)
     """Listeners of the private stream, by different paths and hosts; the first is the one that trading uses."""
@@ -90,6 +92,7 @@ class CheckContext:
     async def part(self, name: str, verdict: Verdict = "failed") -> AsyncIterator[None]:
         """Do a part of the check; an error in it is a row with this verdict, and the next part begins."""
         begun = self.now
+        self.on_part(name)
         try:
             yield
         except (VoltradeError, KeyError, ValueError, TypeError, ArithmeticError, OSError, TimeoutError) as error:
