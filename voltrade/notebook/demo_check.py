@@ -75,8 +75,9 @@ class DemoCheck:
     def answers(self) -> HTML:
         """What was seen for each open question, for a notebook: the answered ones first."""
         answered: dict[str, str] = self._facts["answers"]
-        rows = [[QUESTIONS[name], seen] for name, seen in answered.items()]
-        left = [question for name, question in QUESTIONS.items() if name not in answered]
+        asked = {name: question.replace("`", "") for name, question in QUESTIONS.items()}  # in Markdown they are code
+        rows = [[asked[name], seen] for name, seen in answered.items()]
+        left = [question for name, question in asked.items() if name not in answered]
         still = f"<p>Not seen in this check: {escape(' '.join(left))}</p>" if left else ""
         table = frame_table(pd.DataFrame(rows, columns=["question", "seen"]).set_index("question"))
         paste = f"<p>{escape(str(self.folder / VERDICTS))} is this table as Markdown, to paste into an issue.</p>"
