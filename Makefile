@@ -79,9 +79,8 @@ live: $(VENV)/ready
 	@echo "The record is runs/demo.ipynb: make lab opens it. For other commands, once in each new shell:"
 	@echo "    source $(BIN)/activate"
 
-# The tests start some hundred processes, each of which would else compile the package's and pytest's modules anew.
 test: $(VENV)/ready
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest $(NBVAL) $(SHARED) $(ARGS)
+	$(BIN)/python -m pytest $(NBVAL) $(SHARED) $(ARGS)
 
 campaign: $(VENV)/ready
 	PYTHONPATH=tests $(BIN)/python -m simulation.campaign --sessions $(or $(SESSIONS),1000) --seed $(or $(SEED),1) $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -47,9 +48,12 @@ def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     deadline = time.monotonic() + COLLECTED_WITHIN_S
     while number > 0 and not is_collected.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
+    # Kept for the others, also where a variable forbids bytecode.
+    forbidden, sys.dont_write_bytecode = sys.dont_write_bytecode, False
     try:
         return (yield)
     finally:
+        sys.dont_write_bytecode = forbidden
         if number == 0:
             is_collected.touch()
 

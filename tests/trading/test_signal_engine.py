@@ -789,6 +789,7 @@ print(pipeline.decisions["signal"].tolist(), pipeline.decisions["rsi"].tolist()[
 def run(script: str, *arguments: str, cache: Path, package: Path) -> str:
     """Run a script in a process of its own, with voltrade from `package` and an own cache."""
     environment = {**os.environ, "VOLTRADE_CACHE": str(cache), "PYTHONPATH": str(package)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # which would go by length and time
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env=environment,
