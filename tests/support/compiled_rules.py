@@ -15,9 +15,8 @@ from voltrade.simulated.symbols import shipped_instrument
 
 def place_of_run(name: str) -> Path:
     """A file for all processes of this test run."""
-    return (
-        Path(tempfile.gettempdir()) / f"voltrade-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}.{name}"
-    )
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", "alone")
+    return Path(tempfile.gettempdir()) / f"voltrade-tests-{run}.{name}"
 
 
 def compile_rules() -> None:
