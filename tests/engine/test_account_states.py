@@ -250,7 +250,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
         lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {}, "key rights: .*allow_unchecked"),
     "a read-only key": (
         lambda a: a.refuses(-2015, "Invalid API-key, IP, or permissions", 401), {},
-        "key: .*API Management.*address in its list.*, was the key is not accepted: refused with -2015"),
+        "key: .*--api-key.*address in its list.*, was the key is not accepted: refused with -2015"),
     "an unsigned stock perpetual": (
         lambda a: a.refuses(-4411, "Please sign TradFi-Perps agreement contract"), {},
         "smallest order: .*whose agreement is signed: open the symbol in Binance's app"),
@@ -262,7 +262,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
         lambda a: None, {"risk_fraction": 0.00003}, "largest order: must be at least .*risk_fraction"),
     "margin that is too small for the largest order": (
         lambda a: a.refuses_above("0.100", -2019, "Margin is insufficient."), {},
-        "largest order: must be .*-p capital LESS.*, was refused with -2019"),
+        "largest order: must be .*-p capital LESS.*, was .* too small: refused with -2019"),
     "an unknown refusal": (lambda a: a.refuses(-9999, "Something new."), {}, "was refused with -9999: Something new"),
     "delisting within the session": (
         lambda a: a.traded(delivered_in_ms=HOUR_MS // 2), {"duration_s": 3600.0}, "contract: .*set duration_s so that"),
