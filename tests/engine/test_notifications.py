@@ -356,7 +356,7 @@ def test_wrong_addresses_are_told_of_without_what_they_say(
         file.write_text(text)
         file.chmod(mode)
     notifier = Notifier({"VOLTRADE_NOTIFY_FILE": str(file)}, "t")
-    assert notifier.problems == [problem]
+    assert [each.removeprefix(f"{tmp_path}/") for each in notifier.problems] == [problem]
     assert CANARY not in caplog.text + "".join(capfd.readouterr())
 
 

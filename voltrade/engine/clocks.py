@@ -54,11 +54,12 @@ class WallClock:
         elapsed: Returns monotonic time, ns.
     """
 
+    corrected_ms = 0
+    """By how much the machine's clock was found to be ahead of the exchange's, whose time has counted since."""
+
     def __init__(self, wall: Callable[[], int] = time.time_ns, elapsed: Callable[[], int] = _monotonic_ns) -> None:
         self._elapsed = elapsed
         self._begin = wall() - elapsed()
-        self.corrected_ms = 0
-        """By how much the machine's clock was found to be ahead of the exchange's, whose time has counted since."""
 
     def __call__(self) -> int:
         return (self._begin + self._elapsed()) // 1_000_000
