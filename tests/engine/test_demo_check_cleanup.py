@@ -22,7 +22,7 @@ from test_demo_check_orders import KEY, SECRET, tape
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
-from voltrade.engine.demo_check.ending import ASK_FOR_THE_END, run_to_the_end
+from voltrade.engine.demo_check.ending import run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrders
 from voltrade.engine.demo_check.terminal import Terminal
@@ -275,6 +275,21 @@ def test_an_order_that_was_accepted_and_is_not_found_yet_counts_as_executed(acco
     assert account.held == 0
 
 
+def test_while_no_order_can_be_looked_up_the_answers_and_the_position_count(account: Account) -> None:
+    held: list[Decimal] = []
+
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.spoil = during(account.now + 60_000, account, DOWN, "GetOrder")
+        account.later.append((account.now + 2_000, lambda: held.append(account.held)))
+        await check.clean()
+
+    asyncio.run(story())
+    assert held == [0]
+    assert account.asked.count("fapiPrivatePostOrder") == 2
+
+
 def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: Account) -> None:
     async def story() -> None:
         check = Check(account)
@@ -377,7 +392,7 @@ def test_output_that_nobody_takes_holds_nobody() -> None:
 def test_a_second_process_closes_what_a_check_that_was_killed_has_left(is_done: bool, tmp_path: Path) -> None:
     """The check's end of the line is closed, as when it dies; one that says that all is done is left alone."""
     left = asyncio.run(killed(tmp_path, is_done))
-    assert left == ("0.002", 1) if is_done else ("0", 0)
+    assert left == (("0.002", 1) if is_done else ("0", 0))
 
 
 async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
@@ -407,16 +422,16 @@ async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
 
 
 def test_signals_only_ask_for_the_end_however_often_they_come() -> None:
-    cleaned: list[str] = []
+    cleaned, asked = list[str](), [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP]
 
     async def check() -> None:
         try:
-            for name in ASK_FOR_THE_END:
-                os.kill(os.getpid(), getattr(signal, name))
+            for number in asked:
+                os.kill(os.getpid(), number)
             await asyncio.sleep(30)
         finally:
-            for name in (*ASK_FOR_THE_END, "SIGINT"):
-                os.kill(os.getpid(), getattr(signal, name))
+            for number in asked:
+                os.kill(os.getpid(), number)
                 await asyncio.sleep(0.01)
             cleaned.append("to the end")
 

@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +90,34 @@ def test_the_command_is_given_the_notebooks_settings() -> None:
     assert _config(arguments) == config
 
 
-class Interrupted:
-    """A check's process; somebody interrupts the cell while its first row is printed, and it goes on to its end."""
+class Lines:
+    """What a check prints; somebody interrupts the cell twice meanwhile."""
 
     def __init__(self) -> None:
-        self.was_told = list[object]()
+        self.rest: list[str | type[BaseException]] = [
+            *("ok  far order\n", KeyboardInterrupt, "ok  market order\n", KeyboardInterrupt, "ok  clean-up\n")
+        ]
 
-    @property
-    def stdout(self) -> Interrupted:
+    def __iter__(self) -> Lines:
         return self
 
-    def __iter__(self) -> Iterator[str]:
-        if self.was_told:
-            yield "!!  interrupted   nothing is left open\n"
-            return
-        yield "ok  far order\n"
-        raise KeyboardInterrupt
+    def __next__(self) -> str:
+        if not self.rest:
+            raise StopIteration
+        line = self.rest.pop(0)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class Interrupted:
+    """The process of such a check."""
+
+    def __init__(self) -> None:
+        self.stdout, self.was_told = Lines(), list[object]()
 
     def close(self) -> None:
         """Close the pipe of its rows."""
@@ -116,10 +128,7 @@ class Interrupted:
     def send_signal(self, number: int) -> None:
         self.was_told.append(number)
 
-    def __enter__(self) -> None:
-        """It runs already."""
-
-    def __exit__(self, *_: object) -> None:
+    def wait(self) -> None:
         self.was_told.append("the end")
 
 
@@ -130,8 +139,8 @@ def test_an_interrupted_cell_ends_the_check_and_waits_until_it_has_cleaned_up(
     process: Any = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         _follow(process)
-    assert process.was_told[:2] == [signal.SIGINT, "waited for"]
-    assert capsys.readouterr().out.endswith("nothing is left open\n")
+    assert process.was_told == [signal.SIGINT, signal.SIGINT, "the end"]
+    assert capsys.readouterr().out.endswith("ok  clean-up\n")
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
