@@ -119,12 +119,6 @@ class Interrupted:
     def __init__(self) -> None:
         self.stdout, self.was_told = Lines(), list[object]()
 
-    def close(self) -> None:
-        """Close the pipe of its rows."""
-
-    def wait(self) -> None:
-        self.was_told.append("waited for")
-
     def send_signal(self, number: int) -> None:
         self.was_told.append(number)
 
