@@ -675,7 +675,7 @@ def test_the_address_from_which_we_come_is_told_beside_the_rows(monkeypatch: pyt
     addresses: list[str] = []
     contact.on_address = addresses.append
     asyncio.run(market.check_address(contact))
-    assert (contact.rows, addresses) == ({"a made-up key": "ok"}, ["203.0.113.7"])
+    assert (contact.rows, addresses) == ({"made-up API key": "ok"}, ["203.0.113.7"])
 
 
 def test_the_largest_order_that_a_session_may_send_is_the_one_that_is_checked() -> None:

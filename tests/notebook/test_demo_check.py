@@ -144,7 +144,7 @@ def test_our_address_is_shown_in_a_terminal_only(
     """A notebook keeps what the command prints to it."""
 
     async def checked(
-        config: Config, environment: object, folder: Path, on_row: object, on_address: Callable[[str], None]
+        config: Config, environment: object, folder: Path, on_row: object, on_address: Callable[[str], None], *_: object
     ) -> Report:
         on_address("203.0.113.7")
         return Report("https://demo-fapi.binance.com", "BTCUSDT", "0.1.0-abc")
