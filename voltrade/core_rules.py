@@ -228,7 +228,7 @@ def on_reply(account: Record, symbols: Rows, event: Record) -> None:
     else:
         # A conditional order may come with the order that it became, whose status isn't its own.
         status = event.algo_status if order_queries.is_algo(symbol.orders[row]) else event.status
-        order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, status)
+        order_rules.on_looked_up(account, symbol, row, event.time, event.outcome, event.code, status)
     if event.updates & records.HAS_ORDER:
         symbol.time = max(symbol.time, event.order_time)
         position_rules.apply_order_update(

@@ -304,18 +304,20 @@ def on_canceled(account: Record, symbol: Record, row: int, time: int, outcome: i
 
 
 @compiled_part
-def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: int, status: int) -> None:
+def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: int, code: int, status: int) -> None:
     """Apply the answer to a look-up: the order's state, its absence, or an error.
 
-    After an error, or an absence that isn't concluded yet, the look-up is repeated later and the account is read.
-    An entry that is open and stale is cancelled.
+    After an error, or an absence that isn't concluded yet, the look-up is repeated later and the account is read; one
+    that was held back by a limit of requests goes out soon after that ends. An entry that is open and stale is
+    cancelled.
     """
     order = symbol.orders[row]
     if is_done(order):
         return
     if outcome != states.ACCEPTED:
         reason = states.LOOKUP_UNKNOWN if outcome == states.UNKNOWN_OUTCOME else states.LOOKUP_REFUSED
-        order.lookup_at = time + max(states.RETRY_AFTER_MS, (time - order.time) // states.LOOKUP_AGE_DIVISOR)
+        pause = 0 if code == states.CODE_TOO_MANY_REQUESTS else (time - order.time) // states.LOOKUP_AGE_DIVISOR
+        order.lookup_at = time + max(states.RETRY_AFTER_MS, pause)
         order.lookup_reason = reason
         if outcome == states.ABSENT:
             _on_absent(account, symbol, row, time)

@@ -572,7 +572,7 @@ class Reading:
         was; nor in the minute after an answer that forbids requests and does not say for how long.
         """
         left, at = 0, begin
-        for down, up in sorted([*self.evidence.rest_down, *self._held, *self._refused, *self._unsaid]):
+        for down, up in sorted([*self.evidence.rest_down, *self._held, *self._refused, *self._blocked]):
             left += max(0, min(down, end) - at)
             at = max(at, up)
         return left + max(0, end - at)
@@ -596,14 +596,15 @@ class Reading:
         return [post for post, name in names if name and name[3] != "e"]
 
     @cached_property
-    def _unsaid(self) -> list[tuple[int, int]]:
-        """Stretches in which a process may send nothing, though the exchange would take it."""
+    def _blocked(self) -> list[tuple[int, int]]:
+        """Stretches in which a process may send nothing: after an answer that forbids it, for as long as that says."""
         ends = [life.end for life in self.evidence.lives]
         found, unsaid = [], 0
         for each in sorted(self.evidence.requests, key=lambda each: each.answered):
             at, is_unsaid = each.answered, each.status in BLOCKED and not each.retry_after_s
-            if at >= 0 and is_unsaid:
-                pause = BAN_MS if each.status == 418 else PAUSES_MS[min(unsaid, len(PAUSES_MS) - 1)]
+            if at >= 0 and each.status in BLOCKED:
+                unsaid_ms = BAN_MS if each.status == 418 else PAUSES_MS[min(unsaid, len(PAUSES_MS) - 1)]
+                pause = each.retry_after_s * 1_000 or unsaid_ms
                 found.append((at, min([at + pause, *(end for end in ends if end >= at)])))
             unsaid = unsaid + 1 if is_unsaid else 0 if each.status == 200 else unsaid
         return found

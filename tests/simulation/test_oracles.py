@@ -1193,6 +1193,15 @@ def test_an_order_that_may_open_where_it_was_meant_to_close_differs(clean: Evide
     assert "O15 order differs" in seen(judge(doctor(clean)))
 
 
+def test_time_for_which_an_answer_forbids_requests_is_not_usable(clean: Evidence) -> None:
+    blocked = blocked_at_the_first_fill(clean)
+    [asked] = (each for each in blocked.requests if each.status == 429)
+    told = replace(blocked, requests=[replace(asked, retry_after_s=7)])
+    begun = asked.answered
+    assert reading.Reading(replace(told, rest_down=[])).usable(begun, begun + 9_000) == 2_000
+    assert reading.Reading(replace(blocked, requests=[asked], rest_down=[])).usable(begun, begun + 9_000) == 4_000
+
+
 def test_time_without_rest_is_counted_once(clean: Evidence) -> None:
     found = reading.Reading(replace(clean, rest_down=[(0, 1_000), (100, 200)]))
     assert found.usable(0, 1_000) == 0

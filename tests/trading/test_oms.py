@@ -547,6 +547,20 @@ def test_a_cancel_that_is_refused_is_looked_up_since_the_order_may_have_filled(o
     assert isinstance(lookup, LookupOrder)
 
 
+@pytest.mark.parametrize(("code", "pause"), [(-1003, 1_000), (-1000, 6_000)])
+def test_a_look_up_that_a_limit_held_back_goes_out_soon_after_it(code: int, pause: int) -> None:
+    """After 48 s, other errors have it wait an eighth of that."""
+    harness = Harness()
+    harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    harness.time = begun = 1_000 + 48_000
+    harness.reply(ENTRY, "lookup", Outcome.UNKNOWN, code)
+    asked: list[Output] = []
+    while not any(isinstance(out, LookupOrder) for out in asked):
+        harness.time = harness.monitor.next_due
+        asked = harness.note(harness.monitor.on_time(harness.time))
+    assert harness.time - begun == pause
+
+
 def test_a_stale_entry_is_looked_up_and_then_cancelled() -> None:
     harness = Harness()
     harness.accept(ENTRY)
