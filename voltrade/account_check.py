@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from voltrade.config import RiskSettings
 from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Purpose, Snapshot
@@ -55,6 +56,16 @@ def _moved(snapshot: Snapshot, after: int) -> int:
     return sum(fill.side * fill.last_quantity for fill in snapshot.fills if fill.trade_id > after)
 
 
+def share(fill: OrderUpdate, lots: int) -> OrderUpdate:
+    """Return somebody else's fill as one of at most `lots`: the rest closed lots that weren't ours.
+
+    Its profit and fee stay whole, as the exchange has booked them, so that the wallet needs no correction.
+    """
+    if fill.last_quantity <= lots:
+        return fill
+    return replace(fill, quantity=lots, filled=lots, last_quantity=lots)
+
+
 class AccountCheck:
     """Compares snapshots of the account with the orders of one symbol.
 
@@ -83,7 +94,8 @@ class AccountCheck:
         A trade names its order by the exchange's id alone. An unknown id may be that of an order that a conditional
         order of ours became. So a trade counts as foreign only when every order of ours is accounted for; one whose
         order was asked for and has another name, when every conditional order is. And foreign trades are returned only
-        where all of them together lead to the position of the snapshot, and it was read after them.
+        where all of them together lead to the position of the snapshot, and it was read after them. One that leaves
+        the account flat may have closed lots of somebody else too: then its share in ours is returned.
         """
         register, missing = self._register, self._unaccounted(snapshot)
         in_round_trip, side = register.in_round_trip, int(register.position_row["side"])
@@ -92,7 +104,8 @@ class AccountCheck:
         opened, inferred = register.first_fill, self._inferred_orders(snapshot)
         for fill in sorted(filter(register.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
             closes = in_round_trip and fill.side == -side
-            is_exit = closes and self.is_later(fill, opened) and fill.last_quantity <= position
+            fits = fill.last_quantity <= position or (position > 0 and snapshot.position.quantity == 0)
+            is_exit = closes and self.is_later(fill, opened) and fits
             if register.find(fill) is not None:
                 ours.append(fill)
                 opened = opened if closes else min(opened, fill.trade_id)
@@ -100,6 +113,8 @@ class AccountCheck:
                 opened = opened if closes else min(opened, fill.trade_id)
             elif not (may_close and is_exit and (fill.client_order_id or not missing)):
                 continue
+            else:
+                fill = share(fill, position)
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
         if not (in_round_trip and side * position == snapshot.position.quantity):
@@ -154,7 +169,7 @@ class AccountCheck:
         register = self._register
         if not register.in_round_trip or not update.trade_id or foreign_kind(update) == "CLOSED_ELSEWHERE":
             return False
-        closes = update.side == -int(register.position_row["side"]) and update.last_quantity <= register.lots
+        closes = update.side == -int(register.position_row["side"]) and register.lots > 0
         return closes and self.is_later(update, register.first_fill)
 
     def accounts_for_all(self, snapshot: Snapshot, but: Purpose | None = None) -> bool:

@@ -21,7 +21,7 @@ from voltrade import order_rules, records, row_facts
 from voltrade import order_states as states
 from voltrade.account import position_after
 from voltrade.account_books import AccountBooks
-from voltrade.account_check import AccountCheck, foreign_kind, listed_ids
+from voltrade.account_check import AccountCheck, foreign_kind, listed_ids, share
 from voltrade.compiled import uncompiled
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
@@ -226,6 +226,7 @@ class OrderMonitor:
         if number is not None:
             return self._apply_order_update(number, update, is_new)
         outputs = self._foreign(update)
+        update = share(update, self._register.lots) if is_forced else update
         number = self._adopt_exit(update) if is_forced else None
         if number is None:
             outputs += self._react(records.SYNC_WANTED)  # the time is later, so that something may be due

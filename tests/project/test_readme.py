@@ -287,7 +287,7 @@ def test_the_commands_that_are_not_run_as_typed_are_the_readmes() -> None:
     for typed, instead in INSTEAD.items():
         assert "".join(SHELL).count(typed), f"the README no longer shows {typed!r}"
         assert instead.why
-    assert {block.language for block in BLOCKS} == {"sh", "python"}
+    assert {block.language for block in BLOCKS} == {"sh", "python", "ini"}
 
 
 def test_the_rule_file_is_shown_and_its_adx_is_that_of_ta(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from voltrade.model import (
     ResumeState,
     RoundTrip,
     Side,
+    Trades,
 )
 from voltrade.runs.replay import replay
 from voltrade.strategy.rule_file import keep_rule, read_parameters
@@ -258,7 +259,9 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     [trip] = [fact for fact in facts_of(runs / "second") if isinstance(fact, RoundTrip)][:1]
     assert trip.exit_reason == "DURATION_END"
     [day] = Store(tmp_path / "store").days(TRADES, "BTCUSDT")
-    seen = [row.fact for row in journal.read(runs / "second/journal.db", kind="Trades")]
+    rows = [row.fact for row in journal.read(runs / "second/journal.db") if row.kind in ("Trades", "Market")]
+    facts = [fact for row in rows for fact in (row if isinstance(row, list | tuple) else [row])]
+    seen = [fact for fact in facts if isinstance(fact, Trades)]
     assert (day.first, day.last, day.missing) == (int(seen[0].id[0]), int(seen[-1].id[-1]), 0)
     assert day.rows == sum(map(len, seen))
     asked = {request["path"] for request in Truth.of(folder).kind("request")[before:]}

@@ -695,6 +695,28 @@ def test_an_exchange_that_closes_the_position_ends_the_round_trip_and_a_person_m
     assert harness.monitor.on_order(fill) == []  # counted once
 
 
+def test_a_forced_close_of_more_than_ours_closes_what_is_ours() -> None:
+    """Somebody else had added five lots; the exchange closes fifteen in one fill, and books one profit for them."""
+    harness = Harness().in_position()
+    fill = harness.update(STOP, "FILLED", 15, price=960, order_id=9_999, client_order_id="adl_autoclose", realised=-600)
+    [trip] = [o for o in harness.monitor.on_order(fill) if isinstance(o, RoundTrip)]
+    assert (trip.exit_reason, trip.quantity, trip.realised) == ("ADL", 10, -600)
+    assert harness.monitor.position == 0
+
+
+@pytest.mark.parametrize(("position", "is_over"), [(0, True), (-1, False)])
+def test_a_listed_close_of_more_than_ours_closes_what_is_ours_where_the_account_is_flat(
+    position: int, is_over: bool
+) -> None:
+    harness, earlier = in_hand_after(*ROUND_TRIP)
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
+    harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
+    added, closed = by_hand((1_001, BUY, 5), (1_002, SELL, 15 - position))
+    outputs = harness.monitor.on_snapshot(a_snapshot(position, fills=(*own, added, closed), **listing))
+    assert [o.quantity for o in outputs if isinstance(o, RoundTrip)] == ([10] if is_over else [])
+    assert harness.monitor.position == (0 if is_over else 10)
+
+
 def a_listing(harness: Harness, *names: str) -> dict[str, Any]:
     """The conditional orders of a snapshot that lists these."""
     rows = [
