@@ -485,6 +485,8 @@ BREAKER_STATE = record_dtype(
         ("peak", np.int64),  # highest equity, adjusted for transfers, money
         ("above_since", np.int64),  # since when equities at last prices are above the peak, ms; 0 where they aren't
         ("least_above", np.int64),  # the lowest of them, money
+        ("before", np.int64),  # the equity before the latest where that is one at last prices, else the latest, money
+        ("earlier", np.int64),  # likewise the one before that
         ("is_at_last", np.bool_),  # whether the latest equity is one at last prices
         ("losses", np.int64),  # losing round trips in a row
         ("round_trips_today", np.int64),  # round trips that began today
@@ -556,12 +558,22 @@ def breaker_limit(state: Rows, rules: Rows, rule: int) -> int:
 
 
 @compiled
+def _sure_equity(state: Rows) -> int:
+    """Return the latest equity; of equities at last prices the middle of three, which one bad print doesn't move."""
+    now = state[0]
+    if not now["is_at_last"]:
+        return int(now["equity"])
+    low, high = min(now["before"], now["earlier"]), max(now["before"], now["earlier"])
+    return int(max(low, min(high, now["equity"])))
+
+
+@compiled
 def _roll_day(state: Rows, holds: Rows, time: int) -> None:
     """At the first event of a UTC day, restart the measures of the day from the last known equity and 0 round trips."""
     now, day = state[0], time // DAY_MS
     if day > now["day"]:
         now["day"] = day
-        now["day_equity"] = now["equity"]
+        now["day_equity"] = _sure_equity(state)
         now["round_trips_today"] = 0
         holds[_TRADES_PER_DAY]["released_measure"] = 0
 
@@ -573,9 +585,9 @@ def _release_rule(state: Rows, holds: Rows, rule: int) -> None:
     hold["in_force"] = False
     hold["release_at"] = NEVER
     if rule == _DAILY_LOSS:
-        now["day_equity"] = now["equity"]
+        now["day_equity"] = _sure_equity(state)
     elif rule == _DRAWDOWN:
-        now["peak"] = now["equity"]
+        now["peak"], now["above_since"] = _sure_equity(state), 0
     elif rule != _ON_HOLD:
         hold["released_measure"] = breaker_measure(state, rule)
 
@@ -611,17 +623,29 @@ def _raise_peak(state: Rows, time: int, equity: int) -> None:
 
 
 @compiled
+def _note_equity(state: Rows, holds: Rows, equity: int, is_at_last: bool) -> None:
+    """Note an equity; one that is certain ends what equities at last prices have begun to show."""
+    now = state[0]
+    now["before"], now["earlier"] = (now["equity"], now["before"]) if is_at_last else (equity, equity)
+    now["equity"], now["is_at_last"] = equity, is_at_last
+    if not is_at_last:
+        holds[_DAILY_LOSS]["beyond_since"] = holds[_DRAWDOWN]["beyond_since"] = 0
+
+
+@compiled
 def update_measures(state: Rows, holds: Rows, event: int, time: int, amount: int) -> None:
     """Update the measures with an event; TIME, HOLD and RESUME change none."""
     now = state[0]
     if event in (EQUITY, EQUITY_AT_LAST):
-        now["equity"], now["is_at_last"] = amount, event == EQUITY_AT_LAST
+        _note_equity(state, holds, amount, event == EQUITY_AT_LAST)
         _raise_peak(state, time, amount)
     elif event == TRANSFER:
         now["equity"] += amount
         now["day_equity"] += amount
         now["peak"] += amount
         now["least_above"] += amount
+        now["before"] += amount
+        now["earlier"] += amount
     elif event == OPENED:
         now["round_trips_today"] += 1
     elif event == CLOSED and amount < 0:
@@ -747,7 +771,7 @@ def fill_breaker(inputs: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
     """
     given, setting = inputs[0], rules[_DAILY_LOSS]
     if given["time"] // DAY_MS > state[0]["day"]:
-        given["day_left"] = mul_e8_floor(min(setting["capital"], state[0]["equity"]), setting["limit"])
+        given["day_left"] = mul_e8_floor(min(setting["capital"], _sure_equity(state)), setting["limit"])
     else:
         given["day_left"] = breaker_limit(state, rules, _DAILY_LOSS) - breaker_measure(state, _DAILY_LOSS)
     given["daily_loss"] = holds[_DAILY_LOSS]["in_force"]
@@ -823,7 +847,7 @@ class CircuitBreaker:
         self._rules[:] = breaker_rules_of(settings)
         self._holds["release_at"] = NEVER
         self._state["day"] = time // DAY_MS
-        for name in ("day_equity", "equity", "peak"):
+        for name in ("day_equity", "equity", "peak", "before", "earlier"):
             self._state[name] = equity
         self.reason = ""
         """Reason of the last halt, or of the operator's last command."""

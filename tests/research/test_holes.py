@@ -103,6 +103,22 @@ def test_h1_a_hole_in_the_marks_switches_no_breaker_off(without: range) -> None:
     assert (done.equity["valued_at"] == "last").sum() >= len(without) // 2
 
 
+def test_two_dips_without_a_mark_are_not_taken_for_one() -> None:
+    """Five seconds each, six minutes apart, in minutes whose mark is missing; the marks between are fine."""
+    price = up_and_down(10_800)
+    for begin in (4_795, 5_155):
+        price[begin : begin + 5] = price[begin : begin + 5] * 95 // 100
+    config = Config.from_parameters({**SETTINGS, "max_drawdown_fraction": 0.05})
+    done = both_paths(tape_of(price, Marks(*_without(marks_of(price), 80, 86)), None), config)
+    assert done.breaker["rule"].tolist() == []
+    assert (done.equity["valued_at"] == "last").sum() >= 2
+
+
+def _without(marks: Marks, *minutes: int) -> tuple[Int64s, Int64s]:
+    kept = ~np.isin((marks.time - START) // MINUTE_MS, minutes)
+    return marks.time[kept], marks.price_e8[kept]
+
+
 def test_a_minute_without_a_mark_is_valued_at_the_last_trade() -> None:
     """By hand: marks are 10 USDT above the trades; in minutes 100 to 123 there is none."""
     price = up_and_down(10_800)

@@ -818,6 +818,35 @@ def test_a_mark_price_confirms_at_once_what_last_prices_say():
     assert told(breaker.on_equity(NOON + 1, LOW)) == [("DAILY_LOSS", "flatten", "HALTED")]
 
 
+MIDNIGHT = (NOON // DAY_MS + 1) * DAY_MS
+
+
+@pytest.mark.parametrize(("print_of", "measure"), [(11_000, 0), (9_200, 0), (10_000, 0)])
+def test_a_day_does_not_begin_with_one_bad_print(print_of, measure):
+    """The last price before midnight; the account was and is worth 10,000."""
+    breaker = a_breaker()
+    for time, equity in ((MIDNIGHT - 5_000, 10_000), (MIDNIGHT - 200, print_of), (MIDNIGHT + 200, 10_000)):
+        assert breaker.on_equity_at_last(time, equity * MONEY) == []
+    assert breaker.distances()["DAILY_LOSS"][0] == measure * MONEY
+    assert told(breaker.on_equity(MIDNIGHT + 10_000, 9_700 * MONEY)) == [("DAILY_LOSS", "flatten", "HALTED")]
+
+
+def test_a_rule_is_not_released_at_one_bad_print():
+    breaker = a_breaker(drawdown_action="block", drawdown_resume="after_seconds", resume_after_s=60)
+    breaker.on_equity(NOON, 8_800 * MONEY)
+    breaker.on_equity_at_last(NOON + 59_000, 13_000 * MONEY)
+    breaker.on_equity_at_last(NOON + 60_001, 8_800 * MONEY)
+    assert breaker.state()["peak"] == 8_800 * MONEY
+
+
+def test_a_mark_price_ends_what_last_prices_had_begun_to_show():
+    breaker = a_breaker()
+    breaker.on_equity_at_last(NOON, LOW)
+    breaker.on_equity(NOON + 1_000, FINE)
+    assert breaker.on_equity_at_last(NOON + 4_000, LOW) == []
+    assert breaker.mode == "ACTIVE"
+
+
 @pytest.mark.parametrize(
     ("equities", "peak"),
     [
