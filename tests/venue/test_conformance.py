@@ -525,7 +525,7 @@ EVERY_CALL: list[tuple[str, dict[str, Any]]] = [
     ("cancel_multiple_orders", {"symbol": S, "orig_client_order_id_list": ["two", "none"]}),
     ("auto_cancel_all_open_orders", {"symbol": S, "countdown_time": 60_000}),
     ("cancel_all_open_orders", {"symbol": S}),
-    ("new_algo_order", {**A_STOP, "trigger_price": "79000.0", "client_algo_id": "stop"}),
+    ("new_algo_order", {**A_STOP, "trigger_price": "77000.0", "client_algo_id": "stop"}),
     ("new_algo_order", {**A_STOP, "type": "TRAILING_STOP_MARKET", "callback_rate": "1.5"}),
     ("query_algo_order", {"client_algo_id": "stop"}),
     ("current_all_algo_open_orders", {"symbol": S}),

@@ -89,7 +89,7 @@ class VenueProcess:
             SessionError: No venue answers.
         """
         try:
-            async with self._web.get(f"{self.rest}/voltrade/status") as response:
+            async with self._web.get(f"{self.rest}/voltrade/status", allow_redirects=False) as response:
                 status: dict[str, Any] = await response.json()
                 return status
         except (aiohttp.ClientError, ValueError) as error:
