@@ -49,9 +49,10 @@ class Order:
     is_stop: bool = False
     status: str = "NEW"
     executed: Decimal = Decimal(0)
+    child: str = ""
 
     def body(self, name: str) -> dict[str, Any]:
-        named = {"clientAlgoId": name, "algoStatus": self.status, "actualOrderId": ""}
+        named = {"clientAlgoId": name, "algoStatus": self.status, "actualOrderId": self.child}
         side = "BUY" if self.side > 0 else "SELL"
         plain = {"clientOrderId": name, "status": self.status, "executedQty": str(self.executed)}
         return {"side": side, "orderId": self.number, **(named if self.is_stop else plain)}
@@ -92,7 +93,8 @@ class Account:
         """Execute a market order."""
         number = len(self.orders) + 1
         self.orders[name] = Order(number, side, Decimal(quantity), status="FILLED", executed=Decimal(quantity))
-        self.trades.append({"orderId": number, "side": "BUY" if side > 0 else "SELL", "qty": quantity})
+        row = {"orderId": number, "side": "BUY" if side > 0 else "SELL", "qty": quantity, "time": self.now}
+        self.trades.append(row)
         self.held += side * Decimal(quantity)
 
     def fill(self, name: str) -> None:
@@ -103,6 +105,9 @@ class Account:
 
     def rest_of(self, name: str, side: int, quantity: str, is_stop: bool) -> None:
         self.orders[name] = Order(len(self.orders) + 1, side, Decimal(quantity), is_stop)
+
+    def name_of(self, number: int | str) -> str:
+        return next((name for name, order in self.orders.items() if order.number == int(number)), "")
 
     async def ask(self, call: str, params: Mapping[str, Any]) -> Response:
         self.asked.append(call)
@@ -116,7 +121,7 @@ class Account:
             case "PostAlgoOrder":
                 self.rest_of(params["clientAlgoId"], -1, params["quantity"], True)
             case "GetOrder" | "GetAlgoOrder":
-                name = params.get("origClientOrderId") or params.get("clientAlgoId")
+                name = params.get("origClientOrderId") or params.get("clientAlgoId") or self.name_of(params["orderId"])
                 return Response(200, body=self.orders[name].body(name)) if name in self.orders else GONE
             case "DeleteOrder" | "DeleteAlgoOrder":
                 self.orders[params.get("origClientOrderId") or params["clientAlgoId"]].status = "CANCELED"
@@ -290,6 +295,153 @@ def test_while_no_order_can_be_looked_up_the_answers_and_the_position_count(acco
     assert account.asked.count("fapiPrivatePostOrder") == 2
 
 
+def never_found(name: str, *also_by: str) -> Callable[..., Response | None]:
+    """Answer that there is no order of a name, as a machine of the exchange does that has not heard of it."""
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        by = {"origClientOrderId", *also_by} & params.keys()
+        named = params.get("origClientOrderId", name) == name
+        return GONE if call == "fapiPrivateGetOrder" and by and named else None
+
+    return spoil
+
+
+async def lose_the_answer(check: Check, name: str = "1e") -> None:
+    """Buy without an answer; whether it executes is up to the test."""
+    check.account.spoil = lambda call, params: Response(NO_ANSWER)
+    await check.place(name, "BUY")
+
+
+@pytest.mark.parametrize("after_s", [0.0, 3.9, 9.9])
+@pytest.mark.parametrize("found_by", ["its number", "its trades"])
+@pytest.mark.parametrize("is_watcher", [False, True])
+def test_an_order_without_an_answer_that_no_query_finds_is_closed(
+    account: Account, after_s: float, found_by: str, is_watcher: bool
+) -> None:
+    async def story() -> str:
+        check = Check(account)
+        await lose_the_answer(check)
+        account.spoil = never_found(OURS + "1e", *(["orderId"] if found_by == "its trades" else []))
+        account.later.append((account.now + int(after_s * 1000), lambda: account.trade(OURS + "1e", 1, "0.002")))
+        await account.sleep(0)
+        for order in check.sent.by_name.values() if is_watcher else ():
+            order.sent = account.now + 2_000  # a process that takes over knows only that it was not sent later
+        return await check.clean()
+
+    assert asyncio.run(story()) == ""
+    assert account.held == 0
+    assert not account.later
+    assert account.asked.count("fapiPrivatePostOrder") == 2
+
+
+@pytest.mark.parametrize(("side", "quantity", "sent_after_s"), [(1, "0.002", 0), (1, "0.003", 0), (1, "0.002", 2)])
+def test_a_trade_that_can_not_be_an_order_without_an_answer_is_left_alone(
+    account: Account, side: int, quantity: str, sent_after_s: int
+) -> None:
+    """By its order's name; and by its size or time where that is not known."""
+
+    async def story() -> str:
+        check = Check(account)
+        account.trade("web_1", side, quantity)
+        account.now += sent_after_s * 1000
+        await lose_the_answer(check)
+        is_name_known = (quantity, sent_after_s) == ("0.002", 0)
+        account.spoil = never_found(OURS + "1e", *([] if is_name_known else ["orderId"]))
+        return await check.clean()
+
+    assert asyncio.run(story()) == f"a position of {quantity}"
+    assert account.held == Decimal(quantity)
+    assert account.asked.count("fapiPrivatePostOrder") == 1
+
+
+def test_while_trades_can_not_be_read_an_order_without_an_answer_holds_the_clean_up(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await lose_the_answer(check)
+        account.trade(OURS + "1e", 1, "0.002")
+        is_hidden, no_trades = never_found(OURS + "1e"), during(account.now + 60_000, account, DOWN, "GetUserTrades")
+        late = during(account.now + 60_000, account, Response(200, body=[]), "V3GetPositionRisk")
+        account.spoil = lambda call, params: next(
+            (found for spoil in (is_hidden, no_trades, late) if (found := spoil(call, params))), None
+        )
+        await check.clean()
+
+    asyncio.run(story())
+    assert account.held == 0
+
+
+def test_an_order_that_the_last_reading_of_trades_finds_is_closed(account: Account) -> None:
+    """Trades and position show it late: the last ones beside a position that is somebody else's."""
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        is_last = account.now >= 1_010_000 and account.asked[-2] == "fapiPrivateV3GetPositionRisk"
+        if call == "fapiPrivateGetUserTrades" and not is_last and account.now < 1_012_000:
+            return Response(200, body=account.trades[:1])
+        if call == "fapiPrivateV3GetPositionRisk" and account.now < 1_012_000:
+            return Response(200, body=[{"symbol": "BTCUSDT", "positionAmt": "0.050"}])
+        return never_found(OURS + "1e", "orderId")(call, params)
+
+    async def story() -> str:
+        check = Check(account)
+        account.trade("web_1", 1, "0.050")
+        await lose_the_answer(check)
+        account.trade(OURS + "1e", 1, "0.002")
+        account.spoil = spoil
+        return await check.clean()
+
+    assert asyncio.run(story()) == "a position of 0.050"
+    assert account.held == Decimal("0.050")
+
+
+@pytest.mark.parametrize(
+    ("status", "child", "child_status", "most_s"),
+    [
+        ("FINISHED", "", "", 60),
+        ("FINISHED", "77", "", 60),
+        ("TRIGGERING", "", "", 60),
+        ("TRIGGERED", "77", "EXPIRED", 5),
+        ("TRIGGERED", "77", "REJECTED", 5),
+        ("TRIGGERED", "77", "FILLED", 5),
+    ],
+)
+def test_a_stop_that_can_sell_nothing_more_ends_the_clean_up(
+    account: Account, status: str, child: str, child_status: str, most_s: float
+) -> None:
+    asyncio.run(with_a_stop(account, status, child, child_status, most_s))
+    assert account.now - 1_000_000 < most_s * 1000
+
+
+@pytest.mark.parametrize(
+    ("held", "child_status", "at_s", "becomes", "ends_s"),
+    [
+        ("0", "", 25, "TRIGGERED", 55),  # its state changes
+        ("0", "NEW", 300, "EXPIRED", 300),  # the order that it became is open
+        ("0.050", "", 300, "CANCELED", 300),  # somebody else has coins that it could sell
+    ],
+)
+def test_a_stop_that_may_still_sell_holds_the_clean_up(
+    account: Account, held: str, child_status: str, at_s: int, becomes: str, ends_s: int
+) -> None:
+    def become() -> None:
+        account.orders["child" if child_status else OURS + "1s"].status = becomes
+
+    account.held = Decimal(held)
+    account.trades = [{"orderId": 9, "side": "BUY", "qty": held, "time": account.now}]
+    account.later.append((account.now + at_s * 1000, become))
+    asyncio.run(with_a_stop(account, "TRIGGERING", "77" if child_status else "", child_status, 600))
+    assert ends_s <= (account.now - 1_000_000) / 1000 < ends_s + 15
+
+
+async def with_a_stop(account: Account, status: str, child: str, child_status: str, most_s: float) -> None:
+    """Clean up after a check whose stop, and the order that it became, have these states."""
+    check = Check(account)
+    await check.place("1s", "SELL", stop=True)
+    account.orders[OURS + "1s"].status, account.orders[OURS + "1s"].child = status, child
+    if child_status:
+        account.orders["child"] = Order(77, -1, Decimal("0.002"), status=child_status)
+    await check.clean(most_s)
+
+
 def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: Account) -> None:
     async def story() -> None:
         check = Check(account)
@@ -403,15 +555,15 @@ async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
     exchange = connect(endpoint, Credentials(KEY, SECRET), WallClock(), 500)
     rest, terms = BinanceRestClient(exchange), replace(TERMS, recv_window_ms=500)
     try:
-        watcher = await Watcher.start(exchange, endpoint, terms)
-        sent, now = SentOrders(watcher.tell), exchange.clock()
+        watching = await Watcher.start(exchange, endpoint, terms)
+        sent, now = SentOrders(watching.tell), exchange.clock()
         buy = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.002"}
         stop = {"symbol": "BTCUSDT", "side": "SELL", "type": "STOP_MARKET", "algoType": "CONDITIONAL"}
         stop |= {"triggerPrice": "60000", "closePosition": "true", "clientAlgoId": OURS + "2s"}
         for call, params in ((ORDER, {**buy, "newClientOrderId": OURS + "1e"}), (STOP, stop)):
             assert (await sent.ask(rest, call, params, now)).status == 200
-        await watcher.dismiss() if is_done else watcher.close()
-        while watcher.is_there():
+        await watching.dismiss() if is_done else watching.close()
+        while watching.is_there():
             await asyncio.sleep(0.05)
         held = (await rest.read("fapiPrivateV3GetPositionRisk", {"symbol": "BTCUSDT"}) or [{"positionAmt": "0"}])[0]
         stops = await rest.read("fapiPrivateGetOpenAlgoOrders", {"symbol": "BTCUSDT"})

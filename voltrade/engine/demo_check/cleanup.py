@@ -2,7 +2,8 @@
 
 It closes first. A stop stays until what the check bought is sold, and one is placed where none rests. Only what the
 check itself sent is touched, by its names, and only as much is sold as its own orders bought. It is over once each
-order that was sent has a final state, or can't arrive any more, and the position agrees with what was executed.
+order that was sent has a final state, or can't arrive any more, and the position agrees with what was executed. An
+order whose answer was lost, and that no query finds, is found by its trades.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any, TypeVar
 
+from voltrade.account_check import CLOCKS_APART_MS
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrder, SentOrders
 from voltrade.errors import ExchangeError, SessionError
 from voltrade.exchange.client import Response, UsdmExchange
@@ -77,6 +79,8 @@ class CleanUp:
         self._count = 0
         self._held: Decimal | None = None
         self._differs_since = self._refused_since = 0
+        self._foreign: set[int] = set()
+        self._states: dict[str, tuple[str, int, int]] = {}
         self._said = ""
         self.hint = ""
         """How the user may end a clean-up that can't end by itself."""
@@ -88,7 +92,7 @@ class CleanUp:
             SessionError: A simulated venue does not answer for a quarter of an hour.
         """
         begun, rounds, said = self._now, 0, self._now
-        while not await self._or(False, self._round()):
+        while not await self.attempt(False, self._round()):
             rounds += 1
             if self._terms.is_simulated and self._now - begun > SIMULATED_MOST_S * 1000:
                 raise SessionError("the simulated venue does not show that nothing is left, and may be gone")
@@ -108,7 +112,7 @@ class CleanUp:
             self._said = text
             log.warning("clean-up: %s", text)
 
-    async def _or(self, otherwise: T, step: Awaitable[T]) -> T:
+    async def attempt(self, otherwise: T, step: Awaitable[T]) -> T:
         """Do a step; whatever fails in it, the clean-up goes on."""
         try:
             return await step
@@ -119,14 +123,15 @@ class CleanUp:
     async def _round(self) -> bool:
         """Look at everything and do what is to be done; return whether nothing was, and nothing can come."""
         await self._look_up()
-        self._held = await self._or(None, self.position())
+        is_known = not self._not_found or await self.attempt(None, self._traded_by_others()) is not None
+        self._held = await self.attempt(None, self.position())
         if self._bought > 0:
-            await self._or(None, self._close(self._bought))
+            await self.attempt(None, self._close(self._bought))
             await self._follow_exits()
             if self._bought > 0:
-                await self._or(None, self._protect(self._bought))
-            self._held = await self._or(None, self.position())
-        is_flat = self._bought <= 0 and await self._agrees()
+                await self.attempt(None, self._protect(self._bought))
+            self._held = await self.attempt(None, self.position())
+        is_flat = is_known and self._bought <= 0 and await self._agrees() and self._bought <= 0  # it may find some
         is_left = await self._cancel(is_flat)
         return is_flat and not is_left and self._is_settled
 
@@ -135,7 +140,7 @@ class CleanUp:
     async def _look_up(self) -> None:
         """Ask for the state of each order that may still change."""
         orders = [order for order in self._sent.by_name.values() if not self._is_over(order)]
-        await asyncio.gather(*(self._or(None, self._look_at(order)) for order in orders))
+        await asyncio.gather(*(self.attempt(None, self._look_at(order)) for order in orders))
 
     @staticmethod
     def _is_over(order: SentOrder) -> bool:
@@ -157,11 +162,18 @@ class CleanUp:
         if not body:
             return
         child = str(body.get("actualOrderId") or "0")
-        if child == "0":
-            order.executed, order.is_final = Decimal(0), order.status in FINAL and order.status != "FINISHED"
-        elif became := await self._query("fapiPrivateGetOrder", orderId=child):
+        became = None if child == "0" else await self._query("fapiPrivateGetOrder", orderId=child)
+        if became:
             self._executed(order, became)
-            order.is_final = order.status in FINAL and became["status"] in FINAL
+            order.is_final = became["status"] in FINAL
+        elif child == "0":
+            order.executed, order.is_final = Decimal(0), order.status in FINAL and order.status != "FINISHED"
+        self._note_state(order, f"{order.status} {child} {became['status'] if became else 'absent'}")
+
+    def _note_state(self, order: SentOrder, state: str) -> None:
+        """Note since when a stop has told the same, and when it told it last, ms."""
+        told, since, _ = self._states.get(order.name, ("", 0, 0))
+        self._states[order.name] = (state, since if told == state else self._now, self._now)
 
     @staticmethod
     def _executed(order: SentOrder, body: Any) -> None:
@@ -199,7 +211,17 @@ class CleanUp:
         return all(map(self._can_not_come, self._sent.by_name.values()))
 
     def _can_not_come(self, order: SentOrder) -> bool:
-        return self._is_over(order) or (order.status == "absent" and self._is_late(order))
+        is_lost = order.status == "absent" and self._is_late(order)
+        return self._is_over(order) or is_lost or self._is_spent(order)
+
+    def _is_spent(self, order: SentOrder) -> bool:
+        """Whether a stop has told the same for a while, such as TRIGGERING, with nothing left that it could sell.
+
+        Its state may never become a final one. One that the exchange lists as open holds the clean-up all the same.
+        """
+        state, since, told = self._states.get(order.name, ("", 0, 0))
+        is_open = state.endswith(OPEN)
+        return self._held == 0 and self._bought <= 0 and not is_open and told - since >= DISAGREES_S * 1000
 
     def _is_late(self, order: SentOrder) -> bool:
         """Whether an order that has not arrived can't any more."""
@@ -214,18 +236,44 @@ class CleanUp:
         """Whether the position is what others' trades explain; after a while one that nobody explains is others'."""
         if self._held is None:
             return False
-        if self._held == 0 or self._held == await self._or(None, self._traded_by_others()):
+        if self._held == 0 or self._held == await self.attempt(None, self._traded_by_others()):
             self._differs_since = 0
             return True
         self._differs_since = (self._differs_since or self._now) if self._is_settled else 0
         return bool(self._differs_since) and self._now - self._differs_since >= DISAGREES_S * 1000
 
-    async def _traded_by_others(self) -> Decimal | None:
+    async def _traded_by_others(self) -> Decimal:
         """Return what was traded since the check began by orders that aren't the check's."""
         rows = await self._read("fapiPrivateGetUserTrades", symbol=self._terms.symbol, startTime=self._terms.begun)
-        ids = {number for order in self._sent.by_name.values() for number in order.ids}
-        others = [row for row in rows if row["orderId"] not in ids]
-        return sum((Decimal(row["qty"]) * (1 if row["side"] == "BUY" else -1) for row in others), Decimal(0))
+        by_order: dict[int, list[Any]] = {}
+        for row in rows:
+            by_order.setdefault(row["orderId"], []).append(row)
+        for number, trades in by_order.items():
+            await self._find_by_trades(number, trades)
+        ids = self._ids()
+        return sum((traded(trades) for number, trades in by_order.items() if number not in ids), Decimal(0))
+
+    def _ids(self) -> set[int]:
+        return {number for order in self._sent.by_name.values() for number in order.ids}
+
+    @property
+    def _not_found(self) -> list[SentOrder]:
+        """The orders whose answer was lost and that no query finds; they may have executed all the same."""
+        orders = [order for order in self._sent.by_name.values() if not order.is_stop]
+        return [order for order in orders if order.outcome is Outcome.UNKNOWN and order.status == "absent"]
+
+    async def _find_by_trades(self, number: int, trades: list[Any]) -> None:
+        """Take the trades of one order for those of an order that isn't found, if they may be and no name denies it."""
+        fit = [order for order in self._not_found if number in order.ids]
+        if not fit and number not in self._ids() | self._foreign:
+            fit = [order for order in self._not_found if not order.ids and may_be_of(order, trades)]
+            found = await self.attempt(None, self._query("fapiPrivateGetOrder", orderId=number)) if fit else None
+            if found:
+                fit = [order for order in fit if order.name == found["clientOrderId"]]
+                self._foreign |= set() if fit else {number}
+        for order in fit[:1]:
+            order.executed = max(order.executed or Decimal(0), traded(trades), key=abs)
+            order.ids.add(number)
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -277,7 +325,7 @@ class CleanUp:
         """Cancel the check's open orders, and once nothing is to be protected its stops; return whether any is left."""
         kinds = [(False, "fapiPrivateDeleteOrder", "origClientOrderId")]
         kinds += [(True, "fapiPrivateDeleteAlgoOrder", "clientAlgoId")] if is_flat else []
-        left = [await self._or(True, self._cancel_kind(*kind)) for kind in kinds]
+        left = [await self.attempt(True, self._cancel_kind(*kind)) for kind in kinds]
         return any(left)
 
     async def _cancel_kind(self, stops: bool, call: str, key: str) -> bool:
@@ -285,7 +333,8 @@ class CleanUp:
         known = [o.name for o in self._sent.by_name.values() if o.is_stop == stops and o.status in OPEN]
         exits = {order.name for order in self._exits_in_flight()}
         names = [name for name in dict.fromkeys([*listed, *known]) if name not in exits]
-        await asyncio.gather(*(self._or(None, self._ask(call, symbol=self._terms.symbol, **{key: n})) for n in names))
+        requests = [self._ask(call, symbol=self._terms.symbol, **{key: name}) for name in names]
+        await asyncio.gather(*(self.attempt(None, request) for request in requests))
         return bool(listed or known)
 
     async def open_names(self, stops: bool) -> list[str]:
@@ -317,3 +366,15 @@ class CleanUp:
         if response.status != 200:
             raise ExchangeError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:100]}")
         return response.body
+
+
+def traded(trades: list[Any]) -> Decimal:
+    """Return what trades have bought, in coins; below zero where they sold."""
+    return sum((Decimal(row["qty"]) * (1 if row["side"] == "BUY" else -1) for row in trades), Decimal(0))
+
+
+def may_be_of(order: SentOrder, trades: list[Any]) -> bool:
+    """Return whether trades may be of this order: of its side, at most its quantity, and not before it was sent."""
+    quantity, since = traded(trades), min(row["time"] for row in trades)
+    fits = quantity * order.quantity > 0 and abs(quantity) <= abs(order.quantity)
+    return fits and order.first_sent <= since + CLOCKS_APART_MS

@@ -42,6 +42,11 @@ class SentOrder:
     """The exchange's numbers of the order, and of the one that a stop became."""
     is_final: bool = False
     """Whether it can't change any more."""
+    first_sent: int = field(init=False)
+    """When it was sent first, ms of the check's clock: it has no trades from before."""
+
+    def __post_init__(self) -> None:
+        self.first_sent = self.sent
 
 
 class SentOrders:
