@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from errno import ENOSPC
 from functools import partial
@@ -21,6 +21,7 @@ from test_demo_check_orders import KEY, SECRET, tape
 
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
+from voltrade.engine.demo_check import watcher
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
 from voltrade.engine.demo_check.ending import run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
@@ -440,6 +441,41 @@ async def with_a_stop(account: Account, status: str, child: str, child_status: s
     if child_status:
         account.orders["child"] = Order(77, -1, Decimal("0.002"), status=child_status)
     await check.clean(most_s)
+
+
+def test_the_watching_process_ends_well_where_it_can_not_read_what_is_others(
+    account: Account, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        is_over = call == "fapiPrivateGetOpenOrders" and "fapiPrivateGetOpenAlgoOrders" in account.asked
+        return DOWN if is_over else None
+
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        account.spoil = spoil
+        given = {
+            "key": KEY,
+            "secret": SECRET,
+            "endpoint": asdict(Endpoint.simulated("http://127.0.0.1:9", "ws://127.0.0.1:9")),
+        }
+        await watcher.clean_up({**given, "terms": asdict(TERMS) | {"tick": "0.1"}}, check.sent)
+
+    class Clock:
+        sync = staticmethod(nothing)
+
+        def __call__(self) -> int:
+            return account.now
+
+    monkeypatch.setattr(watcher, "WallClock", Clock)
+    monkeypatch.setattr(Account, "close", nothing, raising=False)
+    monkeypatch.setattr(watcher, "connect", lambda *_: account)
+    monkeypatch.setattr(watcher, "BinanceRestClient", lambda *_: account)
+    asyncio.run(story())
+    assert account.held == 0
+    assert "nothing of the check is left open; not the check's: unknown" in caplog.text
 
 
 def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: Account) -> None:

@@ -124,7 +124,7 @@ async def clean_up(account: Mapping[str, Any], sent: SentOrders) -> None:
         work = CleanUp(exchange, rest, terms, sent, letter="w")
         work.hint = f"; only `kill -KILL {os.getpid()}` ends this"
         await work.run()
-        others = await work.of_others()
+        others = await work.attempt("unknown", work.of_others())
     finally:
         await exchange.close()
     log = logging.getLogger(__name__)
