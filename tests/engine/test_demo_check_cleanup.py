@@ -27,12 +27,14 @@ from voltrade.engine.demo_check.ending import run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrders
 from voltrade.engine.demo_check.terminal import Terminal
+from voltrade.engine.demo_check.waits import WaitNotice
 from voltrade.engine.demo_check.watcher import Watcher
 from voltrade.errors import SessionError
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.client import Response
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.responses import NO_ANSWER
+from voltrade.order_states import ABSENCE_MARGIN_MS
 from voltrade.venue.server import serve
 
 OURS = "vt-check7-"
@@ -476,6 +478,18 @@ def test_the_watching_process_ends_well_where_it_can_not_read_what_is_others(
     asyncio.run(story())
     assert account.held == 0
     assert "nothing of the check is left open; not the check's: unknown" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["flat again", "clean-up"])
+def test_what_a_clean_up_waits_for_is_told_with_its_seconds(part: str) -> None:
+    told, seconds = list[str](), iter([0.0, 0.0, 3.0])
+    notice = WaitNotice(told.append, lambda row: None, lambda: next(seconds))
+    notice.begin_part(part)
+    notice.look()
+    notice.look()
+    late_s = (Config.from_parameters().execution.recv_window_ms + ABSENCE_MARGIN_MS) // 1000
+    text = f"a late fill of an order whose answer was lost, {late_s} s (recv_window_ms + {ABSENCE_MARGIN_MS // 1000} s)"
+    assert told == [f"..  {part}: waiting for {text}, and until nothing is open; 3 s so far"]
 
 
 def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: Account) -> None:

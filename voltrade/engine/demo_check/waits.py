@@ -11,6 +11,8 @@ from voltrade.engine.demo_check.report import Row
 FIRST_S, NEXT_S = 2.0, 10.0
 """Silence before the first line about a wait, and between two of them."""
 
+UNTIL_FLAT = "a late fill of an order whose answer was lost, 10 s (recv_window_ms + 5 s), and until nothing is open"
+
 WAITS: Mapping[str, str] = {
     "start": "the exchange to answer; a simulated venue compiles its rules at first, about a minute",
     "streams": "the first message of each stream, at most 10 s",
@@ -18,7 +20,8 @@ WAITS: Mapping[str, str] = {
     "countdown": "a countdown of 3 s to cancel an order, at most 8 s",
     "stops": "a stop just below the price to trigger, at most a minute",
     "wallet": "the account to book the last fill, at most 5 s",
-    "clean-up": "a late fill of an order whose answer was lost, 1 s, and until nothing is open",
+    "flat again": UNTIL_FLAT,
+    "clean-up": UNTIL_FLAT,
 }
 """What is waited for by the part of the check; elsewhere an answer or an event."""
 
