@@ -808,11 +808,15 @@ def test_live_wants_a_check_of_its_version_and_kind_of_thirty_days(
 ) -> None:
     environment = kept(tmp_path, **changed)
     session = Config.from_parameters(
-        mode="live", capital=300, leverage=3, margin_type="cross", symbol="ETHUSDT", threshold=730, ema_fast=5
-    )
+        mode="live", capital=300, leverage=3, margin_type="cross", symbol="ETHUSDT", threshold=730, ema_fast=5,
+        risk_fraction=0.01, duration_s=3600, on_duration_end="protect",
+    )  # fmt: skip
     row = passed_check(KIND, NOW + later_ms, environment, session)
     assert row.ok == ok
-    options = "-p mode demo -p symbol ETHUSDT -p capital 300 -p leverage 3 -p margin_type cross"
+    options = (
+        "-p mode demo -p symbol ETHUSDT -p capital 300 -p risk_fraction 0.01 -p leverage 3 -p margin_type cross"
+        " -p duration_s 3600.0 -p on_duration_end protect"
+    )
     assert f"python -m voltrade doctor --trade {options}; or" in row.wanted
     assert ("a clock was wrong" in row.found) == (later_ms < 0)
     assert "-p allow_unchecked True" in row.wanted

@@ -21,8 +21,18 @@ from voltrade.model import DAY_MS, Instrument, Snapshot, moment_text
 from voltrade.runs.ledger_file import accounts_home
 
 VALID_DAYS = 30
-CHECKED = ("symbol", "capital", "max_notional_multiple", "leverage", "margin_type", "recv_window_ms")
-"""Settings of a session that its check needs too; by default they are the same."""
+CHECKED = (
+    "symbol",
+    "capital",
+    "risk_fraction",
+    "max_notional_multiple",
+    "leverage",
+    "margin_type",
+    "duration_s",
+    "on_duration_end",
+    "recv_window_ms",
+)
+"""Settings of a session that its check needs too, as the start-up table judges them; by default they are the same."""
 
 
 def command(config: Config) -> str:
