@@ -36,8 +36,8 @@ def a_client(endpoint: Endpoint = LIVE) -> BinanceRestClient:
         (Response(400, -1122, "Symbol status"), "contract", "follows from the row contract"),
         (Response(400, -4140, "Symbol status"), "contract", "follows from the row contract"),
         (Response(503, -1008, "overload"), "exchange", "overloaded.*wait"),
-        (Response(418, -1003, "banned"), "exchange", "banned.*until 2026-11-30 11:09 UTC"),
-        (Response(429, -1003, "too many"), "exchange", "asked again from 2026-11-30 11:09 UTC"),
+        (Response(418, -1003, "banned"), "exchange", "banned.*until 2026-11-30 11:09:47 UTC"),
+        (Response(429, -1003, "too many"), "exchange", "asked again from 2026-11-30 11:09:47 UTC"),
         (Response(451, 0, "<html>Unavailable"), "exchange", "does not serve this location.*proxy"),
         (Response(403, 0, "<html>"), "exchange", "firewall"),
         (Response(503, 0, "Service Unavailable."), "exchange", "maintenance"),
@@ -69,6 +69,12 @@ def test_a_key_names_the_page_of_its_own_exchange() -> None:
     venue = Endpoint.simulated("http://127.0.0.1:9", "ws://127.0.0.1:9")
     assert "one of the simulated venue (its --api-key" in a_client(venue).remedy(Response(401, -2015)).wanted
     assert all(a_client().remedy(Response(400, code)).item == "key" for code in KEY_CODES)
+
+
+def test_a_limit_whose_end_is_unknown_says_so() -> None:
+    client = connect(LIVE, Credentials("a-key", "a-secret"), lambda: 1, 5_000)
+    wanted = [BinanceRestClient(client).remedy(Response(*status)).wanted for status in ((418, -1003), (429, -1003))]
+    assert wanted == ["no longer banned: wait until some minutes from now", "asked again from some minutes from now"]
 
 
 def test_an_error_of_its_own_words_stays() -> None:

@@ -95,8 +95,8 @@ REMEDIES = (
     ),
     Remedy("the exchange is overloaded", "less busy: wait some minutes and start again", codes={-1008}),
     Remedy("this address asked too often and is banned", "no longer banned: wait until {until}", statuses={418}),
-    Remedy("this address asked too often", "asked again from {until} on", statuses={429}),
-    Remedy("this address asked too often", "asked again from {until} on", codes={-1003}),
+    Remedy("this address asked too often", "asked again from {until}", statuses={429}),
+    Remedy("this address asked too often", "asked again from {until}", codes={-1003}),
     Remedy(
         "Binance does not serve this location",
         "used from where Binance offers futures; a proxy (now {proxy}) counts with its own location",
@@ -131,7 +131,8 @@ def remedy_of(response: Response, exchange: UsdmExchange) -> Remedy:
         "host": host,
         "keys": keys_page(host),
         "proxy": without_password(exchange.proxy_to(address) or "") or "none",
-        "until": f"{moment_text(exchange.blocked_until)[:16]} UTC" if exchange.blocked_until else "some minutes later",
+        # The first whole second that is not before the end.
+        "until": moment_text(exchange.blocked_until + 999) if exchange.blocked_until else "some minutes from now",
     }
     return Remedy(found.says.format(**facts), found.wanted.format(**facts), found.item)
 
