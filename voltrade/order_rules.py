@@ -151,7 +151,7 @@ def _begin_round_trip(symbol: Record, side: int) -> None:
     symbol.in_round_trip = True
     symbol.position = symbol.no_position
     symbol.position.id, symbol.position.side = symbol.round_trips, side
-    symbol.largest_guess = 0  # the exchange has taken an entry of this size
+    symbol.largest_guess = 0  # a refusal as too large counts for one position only
 
 
 # --- the answer to a new order ----------------------------------------------------------------------------------------

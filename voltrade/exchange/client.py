@@ -211,7 +211,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self._redaction.add(text)
 
     def redact(self, text: str) -> str:
-        """Replace keys, signatures, the account's name and IP addresses but this machine's in a text by `***`."""
+        """Replace keys, signatures, the account's name and IP addresses other than loopback in a text by `***`."""
         return self._redaction.clean(text)
 
     def redacted(self, value: Any) -> Any:

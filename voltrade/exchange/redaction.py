@@ -54,7 +54,7 @@ class Redaction:
             self.add(b64encode(f"{user}:{password}".encode(encoding, "replace")).decode())
 
     def clean(self, text: str) -> str:
-        """Replace the secrets, what stands after the name of one, and IP addresses but this machine's by `***`."""
+        """Replace the secrets, what stands after the name of one, and IP addresses other than loopback by `***`."""
         for spelling in self._spellings:
             text = text.replace(spelling, HIDDEN)
         return without_addresses(_NAMED.sub(rf"\1\2{HIDDEN}", text))
