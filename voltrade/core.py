@@ -377,7 +377,7 @@ class TradingCore:
         outputs: list[Output] = []
         if snapshot.wallet != ours:
             shares = check.shares(snapshot, ours, self.symbol_states)
-            if shares is None and (pause := check.pause()) is not None:
+            if shares is None and (pause := check.pause(self.time)) is not None:
                 symbol_state.monitor.schedule_account_read(self.time + pause, WALLET_DIFFERS)
                 return []
             difference = snapshot.wallet - ours

@@ -20,14 +20,15 @@ from voltrade.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANS
 from voltrade.symbol_state import SymbolState
 
 MOST_READINGS = 6
-"""So many readings, with pauses that double, may leave a difference unexplained: a minute."""
+"""So many readings, with pauses that double, may leave a difference unexplained: a minute. Others between them, for
+whatever reason, don't count."""
 NEAR_MS = 15_000
 """How far the time of a reading may be from the moment at which the exchange read the wallet for it."""
 TOLD_WITHIN_MS = 10_000
 """The user stream tells funding and transfers within this time; what is younger may be told yet, and is not booked."""
 MOST_TOLD = 32
 """So many payments are remembered, so that one that is told twice is booked once."""
-NOT_SAVED = ("readings", "filled_at", "told")
+NOT_SAVED = ("readings", "read_again_at", "filled_at", "told")
 """Attributes that matter within a run only."""
 TRADED = ("REALIZED_PNL", "COMMISSION")
 """Kinds of income that fills make."""
@@ -53,6 +54,7 @@ class WalletCheck:
         agreed_at, agreed_wallet: when the exchange's wallet was last the one of our books, ms, and what it was.
         funding, transfers: what was booked since then from what the user stream told.
         readings: how many readings in a row have left a difference unexplained.
+        read_again_at: when the next of them is due, ms.
         filled_at: time of the newest fill that the user stream has told, ms.
         told: the latest payments that the stream has told: time, wallet after it, amount.
     """
@@ -60,7 +62,7 @@ class WalletCheck:
     def __init__(self) -> None:
         self.agreed_at = self.agreed_wallet = 0
         self.funding = self.transfers = 0
-        self.readings = self.filled_at = 0
+        self.readings = self.read_again_at = self.filled_at = 0
         self.told: list[list[int]] = []
 
     def is_told_again(self, update: AccountUpdate) -> bool:
@@ -79,7 +81,7 @@ class WalletCheck:
     def note_agreement(self, time: int, wallet: int) -> None:
         """Note that the exchange's wallet is that of our books."""
         self.agreed_at, self.agreed_wallet = time, wallet
-        self.funding = self.transfers = self.readings = 0
+        self.funding = self.transfers = self.readings = self.read_again_at = 0
 
     def state(self) -> dict[str, int]:
         """Return what the next run needs to go on, as plain JSON values, for `restore`."""
@@ -94,13 +96,16 @@ class WalletCheck:
         for name in self.state():
             setattr(self, name, int(saved[name]))
 
-    def pause(self) -> int | None:
-        """Count a reading that has explained nothing; return how long to wait for the next, ms, or None after the
-        last."""
+    def pause(self, now: int) -> int | None:
+        """Count a reading that has explained nothing, unless it came before its time; return how long to wait for the
+        next, ms, or None after the last."""
+        if now < self.read_again_at:
+            return self.read_again_at - now
         if self.readings == MOST_READINGS:
             return None
         self.readings += 1
-        return RETRY_AFTER_MS << (self.readings - 1)
+        self.read_again_at = now + (RETRY_AFTER_MS << (self.readings - 1))
+        return self.read_again_at - now
 
     def shares(self, snapshot: Snapshot, ours: int, symbols: Container[str]) -> Shares | None:
         """Return what the difference of a snapshot's wallet from ours is made of.

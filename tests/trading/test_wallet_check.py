@@ -191,3 +191,13 @@ def test_a_wallet_that_may_lack_a_fill_of_ours_is_no_trade_of_others() -> None:
     stale = replace(a_snapshot(163_000), wallet=money(1_000), income=())
     assert check.shares(stale, money(950), {"BTCUSDT"}) is None
     assert check.shares(replace(stale, time=170_000), money(950), {"BTCUSDT"}) == Shares(others=money(50))
+
+
+def test_a_difference_is_unexplained_after_a_minute_however_often_the_account_is_read() -> None:
+    """Lists may be out of date for many seconds, and other causes have the account read meanwhile."""
+    check, booked_at = WalletCheck(), 0
+    for now in range(1_000, 100_000, 500):
+        if check.pause(now) is None:
+            booked_at = now
+            break
+    assert booked_at == 1_000 + 63_000
