@@ -23,7 +23,7 @@ from voltrade.model import (
     Timer,
     money,
 )
-from voltrade.wallet_check import MOST_READINGS, Shares
+from voltrade.wallet_check import MOST_READINGS, Shares, WalletCheck
 
 LATER = 2 * MINUTE_MS
 """When the wallet is read again, ms after it was 10,000: so late that the stream has told what it tells."""
