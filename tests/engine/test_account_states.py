@@ -23,6 +23,7 @@ from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, Asked, FakeBinance,
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.engine import modes
+from voltrade.engine.demo_check import check
 from voltrade.engine.demo_check.passed import exchange_version, keep_passed
 from voltrade.engine.doctor import _threshold, examine
 from voltrade.engine.engine import Engine
@@ -629,6 +630,48 @@ def test_another_account_or_host_than_at_the_first_start_of_a_mode_is_refused(
     [path] = (run.parent / "state/pins").iterdir()
     path.write_text("{}")
     assert "what was kept can't be read: " in pinned(False)[0]
+
+
+def test_the_check_by_real_orders_sends_none_with_another_account_than_the_sessions(
+    fake: FakeBinance, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mixed-up keys sell nothing of another account; nor does its record name either account."""
+    endpoint = Endpoint("demo", fake.rest, fake.stream, fake.rest)
+    monkeypatch.setattr(modes, "_endpoint", lambda config: endpoint)
+
+    async def nothing(context: Any) -> None:
+        """Look at nothing."""
+
+    traded: list[str] = []
+
+    async def trade(context: Any) -> None:
+        traded.append(context.wiring.account)
+
+    monkeypatch.setattr(check, "_look", nothing)
+    monkeypatch.setattr(check, "_trade", trade)
+    account = Account(fake)
+    account.takes_settings()
+    account.get("ticker/bookTicker", {"bidPrice": "60000.0", "askPrice": "60000.1"})
+
+    def checked(alias: str, **parameters: Any) -> tuple[list[str], str]:
+        """Check; return the rows that failed, and the report that is kept."""
+        fake.always["GET", "/fapi/v3/balance"] = Say(body=[{"accountAlias": alias}])
+        folder = beside(run)
+        report = asyncio.run(check.check_exchange(demo(**parameters), os.environ, folder))
+        return [row.item for row in report.failed], (folder / check.REPORT).read_text()
+
+    assert checked("sgTest")[0] == []  # before the first session, and it keeps nothing
+    assert start(beside(run), demo())["error"] == PASSED
+    account.settings("CROSSED", 20)
+    failed, kept = checked("otherAccount", apply_account_settings=True)
+    assert failed == ["account of the mode", "orders may be sent"]
+    assert changed(fake) == []  # its settings stay too
+    assert "*** by http" in kept
+    assert not [name for name in ("sgTest", "otherAccount") if name in kept]
+    account.settings()
+    assert checked("otherAccount", new_account=True)[0] == []
+    assert [name.rpartition(" ")[2] for name in traded] == ["sgTest", "otherAccount"]
+    assert start(beside(run), demo())["error"] != PASSED  # the check has not taken the other one
 
 
 def a_day(volume: int, *, closed: int) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from voltrade.engine.checks import Check
@@ -28,7 +29,7 @@ def pin_checks(wiring: Wiring, environment: Mapping[str, str]) -> list[Check]:
     except (JournalError, OSError, ValueError) as error:
         return [Check(item, f"{found}; what was kept can't be read: {error}", f"as {path} says", ok=False)]
     if first is None:
-        return [Check(item, f"{found}, kept from this start on")]
+        return [Check(item, f"{found}, kept from the mode's first session on")]
     if first != now and wiring.config.session.new_account:
         return [Check(item, f"{found}, in place of {first['account']} by {first['host']}")]
     wanted = (
@@ -54,6 +55,17 @@ def keep_pin(wiring: Wiring, environment: Mapping[str, str]) -> None:
         os.fsync(file.fileno())
     fresh.replace(path)
     sync_folder(path.parent)
+
+
+def hide_accounts(wiring: Wiring, environment: Mapping[str, str]) -> None:
+    """Have the names of this account and of the one that is kept redacted, for a record that others may read."""
+    if not _is_pinned(wiring):
+        return
+    pins: list[dict[str, str] | None] = [_pin(wiring)]
+    with suppress(JournalError, OSError, ValueError):  # of a file that can't be read nothing is shown
+        pins.append(_read(_file(wiring, environment)))
+    for pin in filter(None, pins):
+        wiring.exchange.add_secret(pin["account"].rpartition(" ")[2])
 
 
 def _is_pinned(wiring: Wiring) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 from voltrade.background import background
 from voltrade.config import Config
 from voltrade.engine.account_history import last_final_state, open_ledger
+from voltrade.engine.account_pin import hide_accounts, pin_checks
 from voltrade.engine.account_settings import set_last
 from voltrade.engine.checks import Check
 from voltrade.engine.demo_check import market, money, orders, private_stream, stops
@@ -104,7 +105,7 @@ async def check_exchange(
         stamp = f"{int(time.time()):x}{secrets.token_hex(2)}"
         context = CheckContext(wiring, report, record, notice.on_row, on_address, stamp, notice.begin_part)
         try:
-            await _begin(context, last_final_state(ledger, "", folder))
+            await _begin(context, last_final_state(ledger, "", folder), environment)
             await _check(context)
         except asyncio.CancelledError:
             await _to_the_end(_tell_interrupted(context))
@@ -168,11 +169,13 @@ def _allow_streams(wiring: Wiring) -> None:
     wiring.exchange.pin(filter(None, known))
 
 
-async def _begin(context: CheckContext, last: FinalState | None) -> None:
-    """Make the start-up table, the first rows of the check."""
+async def _begin(context: CheckContext, last: FinalState | None, environment: Mapping[str, str]) -> None:
+    """Make the start-up table, the first rows of the check; only a session's start keeps account and host."""
+    hide_accounts(context.wiring, environment)
 
     async def table(was_set: bool) -> list[Check]:
-        return await preflight(context.wiring, last, was_set=was_set)
+        checks = await preflight(context.wiring, last, was_set=was_set)
+        return [*checks, *pin_checks(context.wiring, environment)]
 
     for row in await set_last(context.wiring, table):
         context.report.add(row)
