@@ -40,6 +40,7 @@ from voltrade.venue.server import serve
 OURS = "vt-check7-"
 TERMS = Terms("BTCUSDT", OURS, Decimal("0.1"), 5_000, 0)
 GONE, DOWN = Response(400, -2013, "Order does not exist."), Response(503, 0, "Service Unavailable.")
+LOST = Response(503, 0, "Unknown error, please check your request or try again later.")
 
 
 @dataclass
@@ -242,6 +243,23 @@ def test_a_position_that_can_not_be_closed_gets_a_stop(account: Account) -> None
     asyncio.run(story())
     assert (account.held, account.bare_s) == (0, 0)
     assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
+
+
+@pytest.mark.parametrize("looked_up", ["absent", "not answered"])
+def test_orders_without_an_answer_do_not_flood_the_exchange(account: Account, looked_up: str) -> None:
+    """One exit and one stop may be undecided, and what is over is not asked for again."""
+
+    async def story() -> None:
+        check, until = Check(account), account.now + 1_800_000
+        await check.place("1e", "BUY")
+        calls = ["PostOrder", "PostAlgoOrder", *(["GetOrder", "GetAlgoOrder"] if looked_up == "not answered" else [])]
+        account.spoil = during(until, account, LOST, *calls)
+        await check.clean()
+
+    asyncio.run(story())
+    assert account.held == 0
+    assert len(account.asked) < 30 * 90
+    assert len(account.orders) <= 3
 
 
 @pytest.mark.parametrize("executes_after_s", [3.9, 9.9])

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LONGEST_PAUSE_S = 5.0
-"""Longest pause between two rounds; they begin without one."""
+LONGEST_PAUSE_S = 10.0
+"""Longest pause between two rounds; they begin without one, and again when position or what was bought changes."""
 SAID_EVERY_S = 60.0
 """How often a clean-up that can't end says so."""
 SIMULATED_MOST_S = 900.0
@@ -42,6 +42,8 @@ STOP_BELOW = Decimal("0.01")
 """Distance of a stop that the clean-up places, as a part of the price."""
 OPEN = ("NEW", "PARTIALLY_FILLED")
 FINAL = ("FILLED", "FINISHED", "CANCELED", "EXPIRED", "EXPIRED_IN_MATCH", "REJECTED")
+UNSEEN = ("", "absent")
+"""States of an order that no query has found yet."""
 NOTHING_TO_REDUCE = -2022
 
 
@@ -91,9 +93,10 @@ class CleanUp:
         Raises:
             SessionError: A simulated venue does not answer for a quarter of an hour.
         """
-        begun, rounds, said = self._now, 0, self._now
+        begun, rounds, said, seen = self._now, 0, self._now, (self._held, self._bought)
         while not await self.attempt(False, self._round()):
-            rounds += 1
+            rounds = rounds + 1 if seen == (self._held, self._bought) else 1
+            seen = self._held, self._bought
             if self._terms.is_simulated and self._now - begun > SIMULATED_MOST_S * 1000:
                 raise SessionError("the simulated venue does not show that nothing is left, and may be gone")
             if self._now - said >= SAID_EVERY_S * 1000:
@@ -150,17 +153,22 @@ class CleanUp:
         if order.is_stop:
             await self._look_at_stop(order)
             return
+        is_late = self._is_late(order)
         body = await self._query("fapiPrivateGetOrder", origClientOrderId=order.name)
-        order.status = body["status"] if body else "absent"
-        if body:
-            self._executed(order, body)
-            order.is_final = order.status in FINAL
+        if not body:
+            self._not_there(order, is_late)
+            return
+        order.status = body["status"]
+        self._executed(order, body)
+        order.is_final = order.status in FINAL
 
     async def _look_at_stop(self, order: SentOrder) -> None:
+        is_late = self._is_late(order)
         body = await self._query("fapiPrivateGetAlgoOrder", clientAlgoId=order.name)
-        order.status = body["algoStatus"] if body else "absent"
         if not body:
+            self._not_there(order, is_late)
             return
+        order.status = body["algoStatus"]
         child = str(body.get("actualOrderId") or "0")
         became = None if child == "0" else await self._query("fapiPrivateGetOrder", orderId=child)
         if became:
@@ -169,6 +177,12 @@ class CleanUp:
         elif child == "0":
             order.executed, order.is_final = Decimal(0), order.status in FINAL and order.status != "FINISHED"
         self._note_state(order, f"{order.status} {child} {became['status'] if became else 'absent'}")
+
+    @staticmethod
+    def _not_there(order: SentOrder, is_late: bool) -> None:
+        """Note that no query finds an order; one without an answer is over if it was asked for when it was late."""
+        order.status = "absent"
+        order.is_final = is_late and order.outcome is Outcome.UNKNOWN
 
     def _note_state(self, order: SentOrder, state: str) -> None:
         """Note since when a stop has told the same, and when it told it last, ms."""
@@ -298,9 +312,10 @@ class CleanUp:
             await asyncio.sleep(EXIT_LOOK_S)
 
     def _exits_in_flight(self) -> list[SentOrder]:
-        """Return the exits that may still execute."""
+        """Return the exits that may still execute, or whose answer was lost and that no query has decided yet."""
         exits = [order for order in self._sent.by_name.values() if order.is_market and order.quantity < 0]
-        return [order for order in exits if not (self._is_over(order) or self._is_late(order))]
+        exits = [order for order in exits if not self._is_over(order)]
+        return [order for order in exits if order.outcome is Outcome.UNKNOWN or not self._is_late(order)]
 
     def _closed_by_others(self) -> None:
         """Count as sold what for a while neither the position nor an exit shows: the user has closed it by hand."""
@@ -311,15 +326,22 @@ class CleanUp:
             self._sent.by_name[gone.name] = gone
 
     async def _protect(self, bought: Decimal) -> None:
-        """Place a stop for what can't be sold yet, where none rests."""
+        """Place a stop for what can't be sold yet, where none rests or may; a late one is sent again by its name."""
         stops = [order for order in self._sent.by_name.values() if order.is_stop and order.quantity <= 0]
-        if any(order.status == "NEW" and (not order.quantity or -order.quantity >= bought) for order in stops):
+        if any(self._may_rest(order) and (not order.quantity or -order.quantity >= bought) for order in stops):
             return
+        undecided = [o.name for o in stops if o.status == "" and not self._is_over(o) and -o.quantity == bought]
         book = await self._read("fapiPublicGetTickerBookTicker", symbol=self._terms.symbol)
         ticks = (Decimal(book["bidPrice"]) * (1 - STOP_BELOW) / self._terms.tick).to_integral_value(ROUND_FLOOR)
         given = {"algoType": "CONDITIONAL", "side": "SELL", "type": "STOP_MARKET", "workingType": "CONTRACT_PRICE"}
         given |= {"triggerPrice": f"{ticks * self._terms.tick:f}", "quantity": f"{bought:f}", "reduceOnly": "true"}
-        await self._ask(STOP, clientAlgoId=self._name("s"), symbol=self._terms.symbol, **given)
+        name = undecided[0] if undecided else self._name("s")
+        await self._ask(STOP, clientAlgoId=name, symbol=self._terms.symbol, **given)
+
+    def _may_rest(self, stop: SentOrder) -> bool:
+        """Whether a stop rests, or may: it was accepted and isn't seen yet, or may still arrive."""
+        is_unseen = stop.status in UNSEEN and not self._is_over(stop)
+        return stop.status == "NEW" or (is_unseen and (stop.outcome is Outcome.ACCEPTED or not self._is_late(stop)))
 
     async def _cancel(self, is_flat: bool) -> bool:
         """Cancel the check's open orders, and once nothing is to be protected its stops; return whether any is left."""
