@@ -245,6 +245,43 @@ def test_a_position_that_can_not_be_closed_gets_a_stop(account: Account) -> None
     assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
 
 
+@pytest.mark.parametrize("hidden_s", [60, 300])
+def test_an_accepted_stop_that_is_seen_minutes_later_is_cancelled(account: Account, hidden_s: int) -> None:
+    """Neither queries, nor cancels, nor the list find it until then."""
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        if account.now >= 1_000_000 + hidden_s * 1000:
+            return None
+        return Response(200, body=[]) if call == "fapiPrivateGetOpenAlgoOrders" else hidden.get(call)
+
+    hidden = {
+        "fapiPrivateGetAlgoOrder": GONE,
+        "fapiPrivateDeleteAlgoOrder": Response(400, -2011, "Unknown order sent."),
+    }
+
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1e", "BUY")
+        await check.place("2s", "SELL", stop=True)
+        account.spoil = spoil
+        assert await check.clean(hidden_s + 30) == ""
+
+    asyncio.run(story())
+    assert account.held == 0
+    assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
+
+
+def test_an_accepted_stop_that_no_query_finds_ends_with_its_cancel(account: Account) -> None:
+    async def story() -> None:
+        check = Check(account)
+        await check.place("1s", "SELL", stop=True)
+        account.spoil = during(2_000_000, account, GONE, "GetAlgoOrder")
+        await check.clean(30)
+
+    asyncio.run(story())
+    assert account.asked.count("fapiPrivateDeleteAlgoOrder") == 1
+
+
 @pytest.mark.parametrize("looked_up", ["absent", "not answered"])
 def test_orders_without_an_answer_do_not_flood_the_exchange(account: Account, looked_up: str) -> None:
     """One exit and one stop may be undecided, and what is over is not asked for again."""

@@ -82,6 +82,7 @@ class CleanUp:
         self._held: Decimal | None = None
         self._differs_since = self._refused_since = 0
         self._foreign: set[int] = set()
+        self._cancelled: set[str] = set()
         self._states: dict[str, tuple[str, int, int]] = {}
         self._said = ""
         self.hint = ""
@@ -178,11 +179,13 @@ class CleanUp:
             order.executed, order.is_final = Decimal(0), order.status in FINAL and order.status != "FINISHED"
         self._note_state(order, f"{order.status} {child} {became['status'] if became else 'absent'}")
 
-    @staticmethod
-    def _not_there(order: SentOrder, is_late: bool) -> None:
-        """Note that no query finds an order; one without an answer is over if it was asked for when it was late."""
+    def _not_there(self, order: SentOrder, is_late: bool) -> None:
+        """Note that no query finds an order, which ends one without an answer that is late, and one that is cancelled.
+
+        One that was accepted may rest all the same: the exchange may find it only minutes later.
+        """
         order.status = "absent"
-        order.is_final = is_late and order.outcome is Outcome.UNKNOWN
+        order.is_final = order.name in self._cancelled or (is_late and order.outcome is Outcome.UNKNOWN)
 
     def _note_state(self, order: SentOrder, state: str) -> None:
         """Note since when a stop has told the same, and when it told it last, ms."""
@@ -225,8 +228,8 @@ class CleanUp:
         return all(map(self._can_not_come, self._sent.by_name.values()))
 
     def _can_not_come(self, order: SentOrder) -> bool:
-        is_lost = order.status == "absent" and self._is_late(order)
-        return self._is_over(order) or is_lost or self._is_spent(order)
+        is_past = order.status == "absent" and order.is_market and self._is_late(order)  # a market order never rests
+        return self._is_over(order) or is_past or self._is_spent(order)
 
     def _is_spent(self, order: SentOrder) -> bool:
         """Whether a stop has told the same for a while, such as TRIGGERING, with nothing left that it could sell.
@@ -352,12 +355,22 @@ class CleanUp:
 
     async def _cancel_kind(self, stops: bool, call: str, key: str) -> bool:
         listed = [name for name in await self.open_names(stops) if name.startswith(self._terms.prefix)]
-        known = [o.name for o in self._sent.by_name.values() if o.is_stop == stops and o.status in OPEN]
+        known = [o.name for o in self._sent.by_name.values() if o.is_stop == stops and self._may_be_open(o)]
         exits = {order.name for order in self._exits_in_flight()}
         names = [name for name in dict.fromkeys([*listed, *known]) if name not in exits]
-        requests = [self._ask(call, symbol=self._terms.symbol, **{key: name}) for name in names]
-        await asyncio.gather(*(self.attempt(None, request) for request in requests))
+        await asyncio.gather(*(self.attempt(None, self._cancel_one(call, key, name)) for name in names))
         return bool(listed or known)
+
+    def _may_be_open(self, order: SentOrder) -> bool:
+        """Whether an order is open, or was accepted and isn't seen yet."""
+        is_unseen = order.status in UNSEEN and order.outcome is Outcome.ACCEPTED and not order.is_market
+        return order.status in OPEN or (is_unseen and not self._is_over(order))
+
+    async def _cancel_one(self, call: str, key: str, name: str) -> None:
+        response = await self._ask(call, symbol=self._terms.symbol, **{key: name})
+        if response.status == 200 and (order := self._sent.by_name.get(name)):
+            order.status = "CANCELED"
+            self._cancelled.add(name)
 
     async def open_names(self, stops: bool) -> list[str]:
         """Return the names of the open orders, or stops, of the symbol, whose ever they are."""
