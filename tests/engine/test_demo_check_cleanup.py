@@ -589,6 +589,22 @@ def test_only_what_the_check_bought_is_sold_and_only_its_own_orders_are_cancelle
     assert [account.orders[name].status for name in ("web_2", "vt-other-1e1")] == ["NEW", "NEW"]
 
 
+def test_what_others_buy_is_not_sold_for_an_order_that_can_not_be_looked_up(account: Account) -> None:
+    """The order never reached the exchange; until a query says so, a stop covers what it may have bought."""
+
+    async def story() -> str:
+        check = Check(account)
+        account.spoil = lambda call, params: LOST
+        await check.place("1e", "BUY")
+        account.trade("web_1", 1, "0.050")
+        account.spoil = during(account.now + 30_000, account, DOWN, "GetOrder")
+        return await check.clean(120)
+
+    assert asyncio.run(story()) == "a position of 0.050"
+    assert account.asked.count("fapiPrivatePostOrder") == 1
+    assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
+
+
 def test_what_the_user_has_closed_by_hand_is_not_sold_again(account: Account) -> None:
     async def story() -> None:
         check = Check(account)

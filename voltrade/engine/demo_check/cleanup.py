@@ -219,8 +219,13 @@ class CleanUp:
         if order.executed is not None:
             return order.executed
         is_done = order.outcome is Outcome.ACCEPTED and order.is_market
-        may_have_bought = order.outcome is Outcome.UNKNOWN and order.is_market and order.quantity > 0
-        return order.quantity if is_done or (may_have_bought and order.status != "absent") else Decimal(0)
+        return order.quantity if is_done or self._may_have_bought(order) else Decimal(0)
+
+    @staticmethod
+    def _may_have_bought(order: SentOrder) -> bool:
+        """Whether an order is one to buy without an answer that no query has decided."""
+        is_undecided = order.outcome is Outcome.UNKNOWN and order.executed is None and order.status != "absent"
+        return is_undecided and order.is_market and order.quantity > 0
 
     @property
     def _is_settled(self) -> bool:
@@ -298,13 +303,25 @@ class CleanUp:
         """Sell what was bought, reduce-only, unless an earlier exit may still execute."""
         if self._exits_in_flight():
             return
+        bought = min(bought, await self._sellable(bought))
         quantity = min(bought, self._held) if self._held is not None and self._held > 0 else bought
+        if quantity <= 0:
+            return
         given = {"side": "SELL", "type": "MARKET", "quantity": f"{quantity:f}", "reduceOnly": "true"}
         response = await self._ask(ORDER, newClientOrderId=self._name("x"), symbol=self._terms.symbol, **given)
         if response.code == NOTHING_TO_REDUCE and self._held == 0:
             self._closed_by_others()
         else:
             self._refused_since = 0
+
+    async def _sellable(self, bought: Decimal) -> Decimal:
+        """Return how much may be sold: of what only may be bought, what the position has beyond others' trades."""
+        unsure = sum((o.quantity for o in self._sent.by_name.values() if self._may_have_bought(o)), Decimal(0))
+        if not unsure:
+            return bought
+        others = None if self._held is None else await self.attempt(None, self._traded_by_others())
+        own = Decimal(0) if self._held is None or others is None else self._held - others
+        return max(bought - unsure, own)
 
     async def _follow_exits(self) -> None:
         """Give an exit that was accepted a moment to execute."""
