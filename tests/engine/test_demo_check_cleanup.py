@@ -605,15 +605,21 @@ def test_what_others_buy_is_not_sold_for_an_order_that_can_not_be_looked_up(acco
     assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
 
 
-def test_what_the_user_has_closed_by_hand_is_not_sold_again(account: Account) -> None:
-    async def story() -> None:
+@pytest.mark.parametrize("sold", ["0.002", "0.010"])
+@pytest.mark.parametrize("stop", ["NEW", "TRIGGERING"])
+def test_what_the_user_has_closed_by_hand_is_not_sold_again(account: Account, sold: str, stop: str) -> None:
+    """Nor where the account was turned short by hand."""
+
+    async def story() -> str:
         check = Check(account)
         await check.place("1e", "BUY")
-        account.trade("web_1", -1, "0.002")
-        await check.clean()
+        await check.place("2s", "SELL", stop=True)
+        account.orders[OURS + "2s"].status = stop
+        account.trade("web_1", -1, sold)
+        return await check.clean(120)
 
-    asyncio.run(story())
-    assert account.held == 0
+    assert asyncio.run(story()) == ("a position of -0.008" if sold == "0.010" else "")
+    assert account.held == Decimal("0.002") - Decimal(sold)
 
 
 def test_nothing_is_bought_once_nobody_would_clean_up(account: Account) -> None:

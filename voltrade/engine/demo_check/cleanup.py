@@ -243,7 +243,13 @@ class CleanUp:
         """
         state, since, told = self._states.get(order.name, ("", 0, 0))
         is_open = state.endswith(OPEN)
-        return self._held == 0 and self._bought <= 0 and not is_open and told - since >= DISAGREES_S * 1000
+        is_sold = self._is_nothing_held and self._bought <= 0
+        return is_sold and not is_open and told - since >= DISAGREES_S * 1000
+
+    @property
+    def _is_nothing_held(self) -> bool:
+        """Whether there is nothing to sell: no position, or a short one, which is somebody else's."""
+        return self._held is not None and self._held <= 0
 
     def _is_late(self, order: SentOrder) -> bool:
         """Whether an order that has not arrived can't any more."""
@@ -309,7 +315,7 @@ class CleanUp:
             return
         given = {"side": "SELL", "type": "MARKET", "quantity": f"{quantity:f}", "reduceOnly": "true"}
         response = await self._ask(ORDER, newClientOrderId=self._name("x"), symbol=self._terms.symbol, **given)
-        if response.code == NOTHING_TO_REDUCE and self._held == 0:
+        if response.code == NOTHING_TO_REDUCE and self._is_nothing_held:
             self._closed_by_others()
         else:
             self._refused_since = 0
