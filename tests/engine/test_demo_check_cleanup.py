@@ -22,7 +22,7 @@ from test_demo_check_orders import KEY, SECRET, tape
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.demo_check import watcher
-from voltrade.engine.demo_check.cleanup import CleanUp, Terms
+from voltrade.engine.demo_check.cleanup import CleanUp, Terms, is_not_found
 from voltrade.engine.demo_check.ending import run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrders
@@ -269,6 +269,50 @@ def test_an_accepted_stop_that_is_seen_minutes_later_is_cancelled(account: Accou
     asyncio.run(story())
     assert account.held == 0
     assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
+
+
+@pytest.mark.parametrize("code", [-2011, -4141])
+def test_a_stop_without_an_answer_that_a_query_refuses_is_not_found(
+    account: Account, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        check = Check(account)
+        account.spoil = lambda call, params: LOST
+        await check.place("1s", "SELL", stop=True)
+        account.spoil = during(2_000_000, account, Response(400, code, "Unknown order sent."), "GetAlgoOrder")
+        await check.clean(30)
+
+    asyncio.run(story())
+    assert f"code {code} for an order: taken as not found" in caplog.text
+
+
+@pytest.mark.parametrize("refused", [DOWN, *(Response(400, code) for code in (-1021, -2015, -2012))])
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_stop_without_an_answer_that_can_not_be_looked_up_ends_by_the_lists(
+    account: Account, refused: Response, is_listed: bool
+) -> None:
+    """Two without it once it is late, and none before; while it is listed it is cancelled."""
+
+    async def story() -> None:
+        check = Check(account)
+        account.spoil = lambda call, params: LOST
+        await check.place("1s", "SELL", stop=True)
+        if is_listed:
+            account.later.append((account.now + 9_500, lambda: account.rest_of(OURS + "1s", -1, "0.002", True)))
+        account.spoil = during(2_000_000, account, refused, "GetAlgoOrder")
+        await check.clean(60)
+
+    asyncio.run(story())
+    assert account.now >= 1_010_000
+    assert account.asked.count("fapiPrivateDeleteAlgoOrder") == is_listed
+
+
+@pytest.mark.parametrize("status", [400, 401, 503])
+@pytest.mark.parametrize("code", [0, -1000, -1021, -2011, -2012, -2013, -2014, -2015, -4117, -4141, -20124])
+def test_which_answers_say_that_there_is_no_such_order(status: int, code: int) -> None:
+    """Not those about the request, the key, or an order in motion."""
+    is_told = code in (-2013, -20124) or (status == 400 and code in (-2011, -4141))
+    assert is_not_found(Response(status, code)) == is_told
 
 
 def test_an_accepted_stop_that_no_query_finds_ends_with_its_cancel(account: Account) -> None:

@@ -19,7 +19,7 @@ from voltrade.account_check import CLOCKS_APART_MS
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrder, SentOrders
 from voltrade.errors import ExchangeError, SessionError
 from voltrade.exchange.client import Response, UsdmExchange
-from voltrade.exchange.responses import ABSENT
+from voltrade.exchange.responses import ABSENT, IN_MOTION
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.model import Outcome
 from voltrade.order_states import ABSENCE_MARGIN_MS
@@ -38,12 +38,15 @@ DISAGREES_S = 30.0
 """So long a position may differ from what the check's own orders and others' trades explain."""
 EXIT_LOOKS, EXIT_LOOK_S = 8, 0.2
 """How often an exit that was accepted is looked at before a stop is placed for what it has not closed yet."""
+LISTINGS = 2
+"""So many lists of open stops without it end a stop that is cancelled or has no answer, and can't be looked up."""
 STOP_BELOW = Decimal("0.01")
 """Distance of a stop that the clean-up places, as a part of the price."""
 OPEN = ("NEW", "PARTIALLY_FILLED")
 FINAL = ("FILLED", "FINISHED", "CANCELED", "EXPIRED", "EXPIRED_IN_MATCH", "REJECTED")
 UNSEEN = ("", "absent")
 """States of an order that no query has found yet."""
+OF_THE_KEY = frozenset({-2014, -2015})
 NOTHING_TO_REDUCE = -2022
 
 
@@ -83,6 +86,7 @@ class CleanUp:
         self._differs_since = self._refused_since = 0
         self._foreign: set[int] = set()
         self._cancelled: set[str] = set()
+        self._unlisted: dict[str, int] = {}
         self._states: dict[str, tuple[str, int, int]] = {}
         self._said = ""
         self.hint = ""
@@ -200,9 +204,11 @@ class CleanUp:
     async def _query(self, call: str, **params: Any) -> Any:
         """Return an order, or None if there is none."""
         response = await self._ask(call, symbol=self._terms.symbol, **params)
-        if response.code in ABSENT:
-            return None
-        return self._body(call, response)
+        if not is_not_found(response):
+            return self._body(call, response)
+        if response.code not in ABSENT:
+            self._say(f"{call} answers code {response.code} for an order: taken as not found")
+        return None
 
     async def bought(self) -> Decimal:
         """Return what the check has bought and not sold, in coins."""
@@ -377,7 +383,11 @@ class CleanUp:
         return any(left)
 
     async def _cancel_kind(self, stops: bool, call: str, key: str) -> bool:
+        late = [order for order in self._sent.by_name.values() if stops and order.is_stop and self._is_unproven(order)]
         listed = [name for name in await self.open_names(stops) if name.startswith(self._terms.prefix)]
+        for order in late:
+            self._unlisted[order.name] = 0 if order.name in listed else self._unlisted.get(order.name, 0) + 1
+            order.is_final = self._unlisted[order.name] >= LISTINGS
         known = [o.name for o in self._sent.by_name.values() if o.is_stop == stops and self._may_be_open(o)]
         exits = {order.name for order in self._exits_in_flight()}
         names = [name for name in dict.fromkeys([*listed, *known]) if name not in exits]
@@ -388,6 +398,12 @@ class CleanUp:
         """Whether an order is open, or was accepted and isn't seen yet."""
         is_unseen = order.status in UNSEEN and order.outcome is Outcome.ACCEPTED and not order.is_market
         return order.status in OPEN or (is_unseen and not self._is_over(order))
+
+    def _is_unproven(self, order: SentOrder) -> bool:
+        """Whether no query tells the end of an order that is cancelled, or has no answer and can't arrive any more."""
+        is_unseen = order.outcome is Outcome.UNKNOWN and order.status in UNSEEN
+        is_past = is_unseen or (order.name in self._cancelled and order.status not in OPEN)
+        return is_past and self._is_late(order) and not self._is_over(order)
 
     async def _cancel_one(self, call: str, key: str, name: str) -> None:
         response = await self._ask(call, symbol=self._terms.symbol, **{key: name})
@@ -424,6 +440,16 @@ class CleanUp:
         if response.status != 200:
             raise ExchangeError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:100]}")
         return response.body
+
+
+def is_not_found(response: Response) -> bool:
+    """Return whether the answer to a query for one order says that there is none.
+
+    The exchange has several codes for it, of which some aren't documented. Codes down to -1999 are of the request,
+    such as a wrong time; those of the key and of an order in motion say nothing of it either.
+    """
+    is_of_order = response.code <= -2000 and response.code not in OF_THE_KEY | IN_MOTION
+    return response.code in ABSENT or (response.status == 400 and is_of_order)
 
 
 def traded(trades: list[Any]) -> Decimal:
