@@ -42,17 +42,18 @@ def test_a_fresh_account_has_used_none() -> None:
     assert used_limits(Config(), left, NOON, "USDT").found == "none"
 
 
-def table_of_a_run_that_goes_on(ahead_ms: int = 0, corrected_ms: int = 0) -> dict[str, Check]:
-    """Make the table with a wiring whose gateway can do nothing at all, and a clock that is so far ahead."""
+def table_of_a_run_that_goes_on(*readings: tuple[int, int], corrected_ms: int = 0) -> dict[str, Check]:
+    """Make the table with a wiring whose gateway can do nothing at all, and such readings of its clock."""
+    left = list(readings or [(0, 0)])
 
-    async def offset() -> int:
-        return ahead_ms
+    async def reading() -> tuple[int, int]:
+        return left.pop(0)
 
     wiring: Any = SimpleNamespace(
         config=Config().changed(apply_account_settings=True),
         endpoint=SimpleNamespace(rest="https://fapi.binance.com"),
         exchange=SimpleNamespace(proxy_to=lambda address: None),
-        rest=SimpleNamespace(clock_offset=offset),
+        rest=SimpleNamespace(clock_reading=reading),
         clock=SimpleNamespace(corrected_ms=corrected_ms),
         **dict.fromkeys(("instrument", "filters"), an_instrument("BTCUSDT")),
         **{
@@ -90,9 +91,28 @@ def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing
 def test_a_machine_whose_clock_is_a_second_off_starts_nothing_however_far_it_is(
     ahead_ms: int, corrected_ms: int, found: str, ok: bool
 ) -> None:
-    row = table_of_a_run_that_goes_on(ahead_ms, corrected_ms)["clock"]
+    row = table_of_a_run_that_goes_on((ahead_ms, 40 if abs(ahead_ms) < 9 else 0), corrected_ms=corrected_ms)["clock"]
     assert (row.found, row.ok) == (found, ok)
     assert row.wanted.endswith("set the time of this machine by NTP")
+
+
+UNMEASURED = "can't be measured: the fastest of 5 answers took 2,400 ms"
+
+
+@pytest.mark.parametrize(
+    ("readings", "found", "ok"),
+    [
+        ([(1_200, 2_400), (5, 40)], "5 ms ahead of the exchange's", True),  # one late answer says nothing
+        ([(1_200, 2_400), (1_100, 40)], "1,100 ms ahead of the exchange's", False),
+        ([(1_200, 2_400), (-1_300, 2_600), *[(1_250, 2_500)] * 3], UNMEASURED, True),
+        ([(1_010, 40), (1_005, 30), (1_015, 36), (1_019, 40), (1_010, 38)], "1,005 ms ahead of the exchange's", True),
+        ([(-2_201, 2_400)], "2,201 ms behind the exchange's", False),  # by 1,001 at least
+    ],
+)
+def test_a_slow_answer_does_not_make_a_right_clock_wrong(readings: list[tuple[int, int]], found: str, ok: bool) -> None:
+    """The difference is exact to half of the time of the answer, and is asked for until it decides, five times."""
+    row = table_of_a_run_that_goes_on(*readings)["clock"]
+    assert (row.found, row.ok) == (found, ok)
 
 
 @pytest.mark.parametrize(

@@ -872,6 +872,13 @@ def test_the_clocks_are_compared() -> None:
         harness.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 700})
         assert await harness.rest.clock_offset() == 300  # ours stands at 1000
 
+        def late(_: Asked) -> Say:
+            harness.clock.now += 2_400
+            return Say(body={"serverTime": 1_000})
+
+        harness.fake.always["GET", "/fapi/v1/time"] = late
+        assert await harness.rest.clock_reading() == (1_200, 2_400)
+
     on_a_harness(story)
 
 

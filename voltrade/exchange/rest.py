@@ -235,11 +235,21 @@ class BinanceRestClient:
         Raises:
             ExchangeError: the exchange's time could not be read.
         """
+        return (await self.clock_reading())[0]
+
+    async def clock_reading(self) -> tuple[int, int]:
+        """Return how many ms our clock is ahead of the exchange's, and how many the answer took.
+
+        The true difference is less than half of that time away.
+
+        Raises:
+            ExchangeError: the exchange's time could not be read.
+        """
         before = self._exchange.clock()
         body = await self.read("fapiPublicGetTime")
         after = self._exchange.clock()
         try:
-            return (before + after) // 2 - Fields("time", body).integer("serverTime")
+            return (before + after) // 2 - Fields("time", body).integer("serverTime"), after - before
         except DataError as error:
             raise ExchangeError(str(error)) from None
 
