@@ -191,6 +191,10 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "what our last session left": (lambda a: a.position("0.004"), {"left": 4}, ""),
     "what it left, and its margin": (
         lambda a: (a.holds(held("USDT", "10000", "9940")), a.position("0.004")), {"left": 4}, ""),
+    "what it left, which has all of the margin": (
+        lambda a: (a.position("0.004"), a.refuses(-2019, "Margin is insufficient.")), {"left": 4}, ""),
+    "no margin, and no position that has it": (
+        lambda a: a.refuses(-2019, "Margin is insufficient."), {}, "smallest order: .*refused with -2019"),
     "a part of what it left": (lambda a: a.position("0.003"), {"left": 4}, ""),
     "what it left, counted in larger steps": (lambda a: a.position("0.010"), {"left": 1, "step": "0.01"}, ""),
     "an entry that it had sent has filled": (lambda a: a.position("0.004"), {"left": 0, "entry": 4}, ""),
@@ -417,6 +421,7 @@ def test_demo_lets_the_same_states_pass_but_asks_for_no_rights_of_the_key(
         ("0.005", 4, 0, lambda a: None, "position: must be flat, or at most the 0.004 .*, was 0.005 BTC"),
         ("-0.007", -2, -4, lambda a: None, "position: must be flat, or at most the -0.006 .*, was -0.007 BTC"),
         ("0.004", 4, 0, lambda a: a.settings("ISOLATED", 20), "leverage: must be 5 .*was 20"),
+        ("0.004", 4, 0, lambda a: a.refuses(-4411, "Please sign"), "smallest order: .*agreement"),
         ("0.004", 4, 0, lambda a: a.traded("TRADING_HALT"), "contract: must be TRADING.*was PERPETUAL, TRADING_HALT"),
     ],
 )
@@ -628,8 +633,14 @@ def test_another_account_or_host_than_at_the_first_start_of_a_mode_is_refused(
     hosts.reverse()
     assert "account of the mode: must be" in pinned(False)[0]
     [path] = (run.parent / "state/pins").iterdir()
-    path.write_text("{}")
-    assert "what was kept can't be read: " in pinned(False)[0]
+    for damaged in ("{}", "", "\x00" * 9):
+        path.write_text(damaged)
+        assert re.search("-p new_account True replaces it, was .*what was kept can't be read: ", pinned(False)[0])
+    assert pinned(False, new_account=True) == (PASSED, [])
+    assert pinned(False) == (PASSED, [])  # replaced
+
+    path.chmod(0o644)  # may have been written by others, which no parameter excuses
+    assert "mode must be 0600" in pinned(False, new_account=True)[0]
 
 
 def test_the_check_by_real_orders_sends_none_with_another_account_than_the_sessions(

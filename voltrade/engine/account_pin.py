@@ -27,7 +27,10 @@ def pin_checks(wiring: Wiring, environment: Mapping[str, str]) -> list[Check]:
     try:
         first = _read(path)
     except (JournalError, OSError, ValueError) as error:
-        return [Check(item, f"{found}; what was kept can't be read: {error}", f"as {path} says", ok=False)]
+        is_damaged = isinstance(error, ValueError)  # else others may have written it
+        is_replaced = is_damaged and wiring.config.session.new_account
+        wanted = f"as {path} says" + (", which is damaged: -p new_account True replaces it" if is_damaged else "")
+        return [Check(item, f"{found}; what was kept can't be read: {error}", wanted, is_replaced)]
     if first is None:
         return [Check(item, f"{found}, kept from the mode's first session on")]
     if first != now and wiring.config.session.new_account:
@@ -45,8 +48,11 @@ def keep_pin(wiring: Wiring, environment: Mapping[str, str]) -> None:
         OSError: The file can't be written.
     """
     path = _file(wiring, environment)
-    if not _is_pinned(wiring) or (path.exists() and _read(path) == _pin(wiring)):
+    if not _is_pinned(wiring):
         return
+    with suppress(ValueError):  # damaged, and replaced
+        if _read(path) == _pin(wiring):
+            return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with os.fdopen(os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as file:

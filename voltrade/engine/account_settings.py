@@ -9,7 +9,9 @@ from voltrade.engine.checks import Check, refused
 from voltrade.engine.modes import Wiring
 from voltrade.model import Snapshot
 
-MENDED_REFUSALS = {"position mode": (-4061,), "margin type": (), "leverage": (-2019, -2027, -2028)}
+MARGIN_REFUSALS = (-2019, -2027, -2028)
+"""Refusals of an order because its margin is too small, or because the position would be too large."""
+MENDED_REFUSALS = {"position mode": (-4061,), "margin type": (), "leverage": MARGIN_REFUSALS}
 """The settings' rows, and the refusals of an order by each setting as it is before the start has set it."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from decimal import Decimal
 
 from voltrade.config import Config
+from voltrade.engine.account_settings import MARGIN_REFUSALS
 from voltrade.engine.checks import Check, rounded
 from voltrade.exchange.account_facts import check_order, least_lots, mark_price
 from voltrade.exchange.rest import BinanceRestClient
@@ -33,7 +34,8 @@ async def order_checks(
     """
     price = await mark_price(rest, instrument.symbol)
     least, largest = least_lots(instrument, price), largest_lots(instrument, snapshot, config, price)
-    rows = [await _checked(LEAST_ORDER, rest, instrument, min(least, largest or least), mended)]
+    excused = MARGIN_REFUSALS if snapshot.position.quantity else ()
+    rows = [await _checked(LEAST_ORDER, rest, instrument, min(least, largest or least), mended, excused)]
     if rows[0].item == "key":
         return rows  # whatever is asked
     if not largest:
@@ -68,14 +70,22 @@ def _too_small(instrument: Instrument, price: Decimal) -> Check:
 
 
 async def _checked(
-    item: str, rest: BinanceRestClient, instrument: Instrument, lots: int, mended: Collection[int]
+    item: str,
+    rest: BinanceRestClient,
+    instrument: Instrument,
+    lots: int,
+    mended: Collection[int],
+    excused: Collection[int] = (),
 ) -> Check:
+    """Return the row about an order; refusals with an excused code are told, and explained by the open position."""
     response = await check_order(rest, instrument, lots)
     what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by Binance and not placed"
     if response.status == 200:
         return Check(item, what)
     if response.code in mended:
         return Check(item, f"{what}, asked again once the account is set", will_be_set=True)
+    if response.code in excused:
+        return Check(item, f"{what}: {response.code}, since the open position has the margin")
     remedy = rest.remedy(response)
     refused = f"refused with {response.code or f'HTTP {response.status}'}: {response.text[:120]}"
     found = f"{remedy.says}: {refused}" if remedy.says else refused
