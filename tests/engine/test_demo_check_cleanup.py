@@ -6,7 +6,11 @@ import asyncio
 import logging
 import os
 import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from errno import ENOSPC
@@ -742,6 +746,82 @@ async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
     finally:
         await exchange.close()
         await venue.close()
+
+
+STOPS = """
+import asyncio, json, os, signal, sys
+from test_demo_check_cleanup import ORDER, OURS, TERMS, BinanceRestClient, Credentials, Endpoint, KEY, SECRET
+from test_demo_check_cleanup import SentOrders, WallClock, Watcher, connect, replace, watcher
+
+async def check():
+    endpoint = Endpoint.simulated(sys.argv[1], sys.argv[1].replace("http", "ws", 1))
+    exchange = connect(endpoint, Credentials(KEY, SECRET), WallClock(), 500)
+    watcher.SILENT_S = 2.0
+    watching = await Watcher.start(exchange, endpoint, replace(TERMS, recv_window_ms=500))
+    sent = SentOrders(watching.tell)
+    buy = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.002", "newClientOrderId": OURS + "1e"}
+    assert (await sent.ask(BinanceRestClient(exchange), ORDER, buy, exchange.clock())).status == 200
+    await asyncio.sleep(2.5)  # lives for longer than a silence
+    print(watching.is_there(), flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+asyncio.run(check())
+"""
+
+
+def test_a_check_that_stands_still_is_killed_and_what_it_has_bought_is_sold(tmp_path: Path) -> None:
+    """Nobody else would look after its position while it can't go on, and it must not go on beside the clean-up."""
+
+    async def story() -> tuple[int | None, bytes, Decimal]:
+        config = Config.from_parameters(speed=1.0, mark_interval_s=1, begin_s=200.0)
+        venue = await serve(config, tape(), log_dir=tmp_path, api_key=KEY, api_secret=SECRET)
+        endpoint = Endpoint.simulated(venue.rest_url, venue.rest_url.replace("http", "ws", 1))
+        exchange = connect(endpoint, Credentials(KEY, SECRET), WallClock(), 500)
+        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        run = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", STOPS, venue.rest_url), stdout=PIPE, env={**os.environ, **paths}
+        )
+        try:
+            said, _ = await asyncio.wait_for(run.communicate(), 60)  # the second process has the same output
+            held = await BinanceRestClient(exchange).read("fapiPrivateV3GetPositionRisk", {"symbol": "BTCUSDT"})
+            return run.returncode, said, sum((Decimal(row["positionAmt"]) for row in held), Decimal(0))
+        finally:
+            await exchange.close()
+            await venue.close()
+
+    assert asyncio.run(story()) == (-signal.SIGKILL, b"True\n", 0)
+
+
+@pytest.mark.parametrize(("last", "is_done"), [(b"done\n", True), (b'{"name', False)])
+def test_what_was_said_before_a_silence_counts(last: bytes, is_done: bool) -> None:
+    ours, theirs = socket.socketpair()
+    killed, notes = list[int](), list[dict[str, Any]]()
+
+    def kill() -> None:
+        killed.append(len(notes))
+        if len(killed) == 1:
+            ours.sendall(b'{"name": 2}\n' + last)
+
+    with ours, theirs:
+        ours.sendall(b'\n\n{"name": 1}\n\n')
+        assert watcher.follow(watcher.heard(theirs, 0.05, kill), notes.append) is is_done
+    assert notes == [{"name": 1}, {"name": 2}]
+    assert killed == ([1] if is_done else [1, 2])
+
+
+def test_nothing_is_bought_beside_a_second_process_that_no_longer_listens() -> None:
+    ours, theirs = socket.socketpair()
+    process: Any = SimpleNamespace(poll=lambda: None)
+    with ours, theirs:
+        ours.setblocking(False)
+        watching = Watcher(process, ours)
+        watching.tell({"name": "first"})
+        assert watching.is_there()
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(b"\n" * 4_096)
+        watching.tell({"name": "second"})
+        assert not watching.is_there()
 
 
 def test_signals_only_ask_for_the_end_however_often_they_come() -> None:
