@@ -57,6 +57,17 @@ def test_a_secret_is_hidden_in_every_spelling(exchange: UsdmExchange, shown: str
     assert "***" in exchange.redact(shown)
 
 
+@pytest.mark.parametrize("end", ["", ":"])
+def test_a_token_of_a_proxy_is_hidden_though_it_has_no_password(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://tok%7Een-of-a-proxy{end}@127.0.0.1:9")
+    exchange = connect(DEMO, None, lambda: 1, 5_000)
+    header = base64.b64encode(b"tok~en-of-a-proxy:").decode()
+    for token in ("tok%7Een-of-a-proxy", "tok~en-of-a-proxy", header):
+        assert exchange.redact(f"407 by {token}.") == "407 by ***."
+    monkeypatch.setenv("HTTPS_PROXY", "http://me@127.0.0.1:9")  # no secret, and part of other words
+    assert connect(DEMO, None, lambda: 1, 5_000).redact("the name of me") == "the name of me"
+
+
 def test_other_words_stay(exchange: UsdmExchange) -> None:
     text = "-1022: Signature for this request is not valid. symbol=BTCUSDT&x=1"
     assert exchange.redact(text) == text

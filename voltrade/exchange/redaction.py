@@ -17,6 +17,8 @@ from yarl import URL
 from voltrade.exchange.ip_addresses import without_addresses
 
 HIDDEN = "***"
+LEAST_TOKEN = 8
+"""A proxy's user name without a password is taken for a token from so many characters on; a shorter one is a name."""
 
 _QUOTE = r"(?:\\|%5C)*(?:[\"']|&quot;|&#34;|&#x22;|%22)?"
 _NAMED = re.compile(
@@ -43,12 +45,16 @@ class Redaction:
             self._spellings = sorted([*self._spellings, *new], key=len, reverse=True)
 
     def add_proxy(self, proxy: str) -> None:
-        """Add the password of a proxy's address, and the header that aiohttp makes of it."""
-        parts = urlsplit(proxy)
-        if not parts.password:
+        """Add the password of a proxy's address, or its user name if that is a token, and the header made of it."""
+        parts, url = urlsplit(proxy), URL(proxy)
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        if password:
+            secrets = (parts.password or "", url.raw_password or "", password)
+        elif len(user) >= LEAST_TOKEN:
+            secrets = (parts.username or "", url.raw_user or "", user)
+        else:
             return
-        user, password = unquote(parts.username or ""), unquote(parts.password)
-        for secret in (parts.password, URL(proxy).raw_password or "", password):
+        for secret in secrets:
             self.add(secret)
         for encoding in ("latin-1", "utf-8"):
             self.add(b64encode(f"{user}:{password}".encode(encoding, "replace")).decode())
