@@ -22,6 +22,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
+from voltrade.background import background
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
 from voltrade.engine.demo_check.sent_orders import SentOrders, encoded
@@ -77,7 +78,8 @@ class Watcher:
         if not await watcher._is_ready():
             watcher.close()
             raise SessionError("the process that would clean up after this one could not be started")
-        watcher._living = asyncio.create_task(watcher._live())
+        # Without signs of life the second process ends this one and cleans up.
+        watcher._living = background(watcher._live(), lambda error: None)
         return watcher
 
     async def _is_ready(self) -> bool:
