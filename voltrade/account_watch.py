@@ -23,7 +23,7 @@ PAID_WITHIN_MS = 10_000
 """The user stream tells funding within this time; then the account is compared once."""
 COMPARE_MS = 60_000
 """Longest time between comparisons of the account with our books; reading the settings counts as one."""
-LATE_ORDER_MS, COMPARE_LATE_MS = 120_000, 2_500
+LATE_ORDER_MS, COMPARE_LATE_MS = 120_000, 3_000
 """The exchange may still execute an order for this long after it was concluded absent, or an order of an earlier engine
 that this one doesn't know; the user stream may not report it, so until then the account is compared so often."""
 SETTINGS_MS = 60_000
