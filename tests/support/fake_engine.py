@@ -69,8 +69,8 @@ class Engine:
     def run(self) -> None:
         seed = self.config.session.seed
         if seed == FAILS:
+            print("a last word", flush=True)  # before the notebook learns that it has failed
             self.update(state="failed", error="the venue did not start")
-            print("a last word")
             sys.exit(1)
         if seed == REFUSES:
             right = {"item": "endpoint", "found": "https://fapi.binance.com", "wanted": "", "ok": True}
