@@ -998,6 +998,21 @@ def test_an_answer_that_lags_behind_an_earlier_one_takes_nothing_from_the_waterm
     assert harness.monitor.agreed_trade_id == 1_001
 
 
+def test_an_exit_that_only_a_snapshot_has_ends_the_round_trip_though_others_hold_more() -> None:
+    """Its fill explains the lots that are left: they are somebody else's, and our stop would sell them."""
+    harness, earlier = in_hand_after(*ROUND_TRIP)
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
+    harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
+    [out] = intents(harness.note(leave(harness.monitor, harness.time, "TIME")))
+    name = out.order.client_order_id
+    harness.order(name, "NEW")
+    added, sold = by_hand((1_001, BUY, 5), (1_002, SELL, 10))
+    outputs = harness.monitor.on_snapshot(
+        a_snapshot(5, fills=(*own, added, replace(sold, client_order_id=name)), **listing)
+    )
+    assert {o.client_order_id for o in outputs if isinstance(o, CancelOrder)} == {STOP, TARGET}
+
+
 def test_a_forced_order_that_is_older_than_the_position_is_none_of_its_exits() -> None:
     """Fault case B1: its event is told once more after a redial."""
     harness, _ = in_hand_after(*ROUND_TRIP)

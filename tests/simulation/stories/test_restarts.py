@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from simulation.evidence import Evidence, Request
@@ -32,6 +34,16 @@ def test_a_restarted_engine_protects_as_soon_as_the_account_has_answered() -> No
     assert "aggTrades" not in before
     assert claims.uncovered_s(evidence) <= 5.0
     assert claims.is_left_in_order(evidence)
+
+
+def test_the_account_is_compared_often_after_a_restart() -> None:
+    """The engine that was killed may have sent an order that its journal has lost."""
+    evidence = story(at(5, "kill"), duration_s=60.0)
+    begin = evidence.lives[1].begin
+    asked = [each.sent for each in asked_after_return(evidence) if each.path == "/fapi/v3/account"]
+    times = [time for time in asked if begin + 10_000 <= time <= begin + 40_000]
+    assert len(times) >= 7
+    assert max(later - earlier for earlier, later in pairwise(times)) <= 4_500
 
 
 @pytest.mark.parametrize("path", ["/fapi/v1/time", "/fapi/v1/exchangeInfo", "/fapi/v1/aggTrades", "listenKey"])
