@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 from voltrade.config import Config
-from voltrade.engine.authorisation import authorise
+from voltrade.engine.authorisation import authorise, left_out
 from voltrade.engine.checks import told
 from voltrade.engine.ctl import ACTIONS, ask, identity, rows_of, running
 from voltrade.errors import ConfigError, SessionError, VoltradeError
@@ -293,6 +293,8 @@ def _authorise(arguments: argparse.Namespace) -> int:
     config, validity = _config(arguments, makes_bars=arguments.pin), timedelta(days=arguments.days)
     stated = authorise(arguments.file, config, account, validity, datetime.now(UTC), is_pinned=arguments.pin)
     print(f"{arguments.file}: " + ", ".join(f"{name} {value}" for name, value in stated.items()))
+    for line in left_out(config):
+        print(line)
     return 0
 
 

@@ -16,7 +16,7 @@ import pytest
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.engine import authorisation
-from voltrade.engine.authorisation import authorise, hashes_of
+from voltrade.engine.authorisation import CEILINGS, authorise, hashes_of, left_out
 from voltrade.engine.permission import check_permitted, confirmation_text, permit, permit_resumed
 from voltrade.errors import ConfigError
 from voltrade.exchange.credentials import Credentials
@@ -281,6 +281,26 @@ def test_the_ceilings_stand_in_the_permission_with_their_values(tmp_path: Path) 
     )
     digest = sha256((tmp_path / "authorisation.json").read_bytes()).hexdigest()
     assert ceilings.endswith(f"(authorisation.json, sha256 {digest[:12]})")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "missing"),
+    [
+        ("daily_loss_action", "block", "max_daily_loss"),
+        ("daily_loss_resume", "after_seconds", "max_daily_loss"),
+        ("drawdown_resume", "next_utc_day", "max_drawdown"),
+    ],
+)
+def test_a_file_never_refuses_the_settings_that_it_was_written_from(
+    setting: str, value: str, missing: str, tmp_path: Path
+) -> None:
+    path, config = tmp_path / "authorisation.json", a_config(**{setting: value})
+    stated = authorise(path, config, ACCOUNT, timedelta(days=7), NOW)
+    assert {each.name for each in CEILINGS} - set(stated) == {missing}
+    (line,) = left_out(config)
+    assert line.startswith(f"{missing} is left out: it asks for {setting} ")
+    assert line.endswith(f", was {value}")
+    assert permit(config, {**KEYS, "VOLTRADE_AUTHORISATION": str(path)}, NOW)
 
 
 def test_a_pinned_file_allows_one_rule_and_one_set_of_trading_settings(tmp_path: Path) -> None:

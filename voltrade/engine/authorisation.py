@@ -49,6 +49,11 @@ class Ceiling:
     must: Mapping[str, str] = field(default_factory=dict)
     """Settings, and the values that they must have so that the ceiling holds within the session too."""
 
+    def unmet(self, risk: RiskSettings) -> list[tuple[str, str, str]]:
+        """Return the settings of `must` that have another value: name, value that it must have, and its value."""
+        found = ((name, must, str(getattr(risk, name))) for name, must in self.must.items())
+        return [(name, must, value) for name, must, value in found if value != must]
+
 
 def _part(risk: RiskSettings, fraction: float) -> Decimal:
     return (risk.capital * Decimal(str(fraction))).normalize()
@@ -160,9 +165,7 @@ class Authorisation:
                 continue
             value = each.value(risk)
             rules.append((f"{each.what} must be at most {each.name} {most:f}", value <= most, f"{value:f}"))
-            for setting, must in each.must.items():
-                found = str(getattr(risk, setting))
-                rules.append((f"{setting} must be {must} under {each.name}", found == must, found))
+            rules += [(f"{name} must be {must} under {each.name}", False, was) for name, must, was in each.unmet(risk)]
         return rules
 
     def _hashes(self, found: Mapping[str, str]) -> list[tuple[str, bool, str]]:
@@ -306,10 +309,21 @@ def _user(number: int) -> str:
         return f"user {number}"
 
 
+def left_out(config: Config) -> list[str]:
+    """Return the ceilings that these settings can't have, each with the setting that it asks for."""
+    return [
+        f"{each.name} is left out: it asks for {name} {must}, was {value}"
+        for each in CEILINGS
+        for name, must, value in each.unmet(config.risk)
+    ]
+
+
 def authorise(
     file: Path, config: Config, account: str, validity: timedelta, now: datetime, *, is_pinned: bool = False
 ) -> dict[str, str]:
     """Write an authorisation file of mode 0600 whose ceilings are these settings; return its content.
+
+    A ceiling is left out where the settings lack what it asks for, or these settings would be refused: `left_out`.
 
     Args:
         file: A new file.
@@ -332,7 +346,7 @@ def authorise(
         "account": account,
         "symbol": config.session.symbol,
         "expires": (now + validity).isoformat(timespec="seconds"),
-        **{each.name: f"{each.value(config.risk):f}" for each in CEILINGS},
+        **{each.name: f"{each.value(config.risk):f}" for each in CEILINGS if not each.unmet(config.risk)},
         **({name: found for name, found in hashes_of(config).items() if found} if is_pinned else {}),
     }
     try:
