@@ -1,10 +1,11 @@
 """Position, wallet, realised profit, fees and funding, computed from fills in exact integers.
 
-The core and the simulated exchange both use these functions, so that their amounts agree exactly. Quantities are signed
-lots, prices ticks, and money is in 1e-8 of the quote asset. Three amounts are rounded, half to even, once per fill or
-valuation: the fee, the part of the cost that a partial close releases, and the value at a mark price. After a partial
-close the position keeps exactly the rest of the cost, so that a position that ends flat has realised exactly what its
-sells brought minus what its buys cost.
+The simulated exchange computes its fees, funding and wallet with these functions; a session books what the exchange
+reports, and shares how a fill changes a position (`position_after`) and what it is worth (`value_at_mark`). Quantities
+are signed lots, prices ticks, and money is in 1e-8 of the quote asset. Three amounts are rounded, half to even, once
+per fill or valuation: the fee, the part of the cost that a partial close releases, and the value at a mark price. After
+a partial close the position keeps exactly the rest of the cost, so that a position that ends flat has realised exactly
+what its sells brought minus what its buys cost.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class Account:
     funding: int = 0
     """Funding received; negative if more was paid."""
     transfers: int = 0
-    """Net deposits after the start, and payments of the insurance fund."""
+    """Net deposits after the start, payments of the insurance fund, and the worth of fees paid in another asset."""
     adjustments: int = 0
     """Profit and loss of trades that aren't ours, and changes of the wallet that nothing explains."""
     positions: dict[str, Position] = field(default_factory=dict)

@@ -113,7 +113,7 @@ class AccountBooks:
         self.answer(event)
         return self.drain()
 
-    def decide(self, step: Callable[[Rows, Rows, int, Rows], None], symbol: int, signal: Rows) -> list[Output]:
+    def on_signal(self, step: Callable[[Rows, Rows, int, Rows], None], symbol: int, signal: Rows) -> list[Output]:
         """Call a compiled function with a signal; return its outputs in order."""
         step(self._accounts, self._symbols, symbol, signal)
         return self.drain()

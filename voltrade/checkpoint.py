@@ -38,7 +38,7 @@ OMITTED_ATTRIBUTES = {
         *("_position_row", "_order_rows"),
     },
     "OrderRegister": {"_books", "symbol_row", "position_row", "order_rows", "_earlier_row"},
-    "AccountCheck": {"_register"},
+    "SnapshotCheck": {"_register"},
     "OrderOutputs": {"_register", "_books", "_gates", "_symbol", "_working_type"},
 }
 """Attributes that a checkpoint omits, by class: made from settings, arrays (stored apart), or references to other

@@ -215,12 +215,14 @@ class RiskSettings(Settings):
     margin_type: Literal["isolated", "cross"] = "isolated"
     """Margin type of the symbol at the exchange."""
     max_daily_loss_fraction: Fraction = 0.03
-    """Largest loss of equity since 00:00 UTC, as a part of capital, or of the equity at 00:00 UTC if that is less."""
+    """Largest loss of equity since 00:00 UTC, as a part of capital, or of the equity at 00:00 UTC if that is less.
+    It counts from the account's first start or the rule's release, where that is later."""
     daily_loss_action: BreakerAction = "flatten"
     """What happens at the limit. `block`: no entry; `cancel`: an open entry is also cancelled; `flatten`: the position
     is also closed at market."""
     daily_loss_resume: Resume = "next_utc_day"
-    """When entries are allowed again: `next_utc_day`, `after_seconds` (`resume_after_s`) or `person`."""
+    """When entries are allowed again: `next_utc_day`, `after_seconds` (`resume_after_s`) or `person`. After the latter
+    two the loss is measured from the equity of that moment, so that the same day may lose the limit again."""
     max_drawdown_fraction: Fraction = 0.10
     """Largest fall of equity from its peak, as a part of capital, or of the peak if that is less."""
     drawdown_action: BreakerAction = "flatten"
@@ -232,7 +234,7 @@ class RiskSettings(Settings):
     consecutive_losses_action: BreakerAction = "block"
     """As `daily_loss_action`."""
     consecutive_losses_resume: Resume = "after_seconds"
-    """As `daily_loss_resume`."""
+    """As `daily_loss_resume`; the count goes on, so that the next loss trips the rule again."""
     max_trades_per_day: Count = 50
     """Limit of round trips that began since 00:00 UTC."""
     trades_per_day_action: Literal["block", "cancel"] = "block"

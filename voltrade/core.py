@@ -20,7 +20,6 @@ from numba import types
 from voltrade import core_rules, records, risk, wallet_check
 from voltrade.account import Account, Position
 from voltrade.account_books import AccountBooks
-from voltrade.account_check import setting_problems
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.compiled import BARE, Rows, compile_for, rows_of, uncompiled
 from voltrade.config import Config, milliseconds
@@ -57,6 +56,7 @@ from voltrade.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
 from voltrade.risk import CircuitBreaker
 from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
+from voltrade.snapshot_check import setting_problems
 from voltrade.symbol_state import HOLDS, SymbolState, abandoned, expected_range, rule_alerts, switch_rules
 from voltrade.wallet_check import WalletCheck
 
@@ -87,7 +87,7 @@ GATES: tuple[risk.Gate, ...] = (
 )
 """Every pre-trade check, in the order in which a signal passes them."""
 
-on_signal = core_rules.signal_handler(GATES)
+on_signal = core_rules.make_signal_handler(GATES)
 """Closes the open position on an opposite signal, then checks the gates and sends the entry.
 
 Live trading and a backtest run this compiled function.
@@ -162,7 +162,7 @@ class TradingCore:
         row["gate_inputs"]["market_stream_up"], row["gate_inputs"]["symbol_changed"] = True, symbol_state.is_blocked
         return symbol_state
 
-    def prepare(self) -> None:
+    def compile_signal_step(self) -> None:
         """Compile what a signal needs, so that no entry waits for that."""
         _step()
 
@@ -297,14 +297,14 @@ class TradingCore:
         return outputs + self._books.react(records.Event(records.BARS_CLOSED, symbol_state.index))
 
     def _on_signal(self, symbol_state: SymbolState, bar: int) -> list[Output]:
-        """Check a bar with an entry signal against the gates; see `core_rules`."""
+        """Close an opposite position, then check the entry against the gates; see `core_rules`."""
         row, decision = symbol_state.pipeline.bars[bar], symbol_state.pipeline.decisions[bar]
         facts = int(decision["signal"]), bool(decision["ready"]), float(decision["atr"])
         settings = self._books.column("settings")[symbol_state.index]
         uncompiled(core_rules.fill_signal)(
             self._signal[0], bar, row, *facts, bar == symbol_state.pipeline.count - 1, settings
         )
-        return self._books.decide(_step(), symbol_state.index, self._signal)
+        return self._books.on_signal(_step(), symbol_state.index, self._signal)
 
     # --- orders and the account ------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The rules of an account: circuit breaker, books, gates, timers and the end of a session.
 
 Compiled functions over the row of ACCOUNT and the rows of SYMBOL (`records`): `react` takes an event, `on_signal`
-(made by `signal_handler`) a bar with an entry signal. Live trading calls them once for each, a backtest calls the same
-functions in its loop.
+(made by `make_signal_handler`) a bar with an entry signal. Live trading calls them once for each, a backtest calls the
+same functions in its loop.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def on_funding(account: Record, symbol: Record, amount: int, names_symbol: bool)
 
 @compiled_part
 def on_transfer(account: Record, symbols: Rows, amount: int) -> None:
-    """Book a deposit or withdrawal, which is neither profit nor loss."""
+    """Book a deposit, a withdrawal, or the worth of a fee that another asset paid: neither is profit or loss."""
     account.transfers += amount
     account.wallet += amount
     update_breaker_and_act(account, symbols, risk.TRANSFER, amount)
@@ -415,7 +415,7 @@ def first_refusal(gates: tuple[risk.Gate, ...]) -> Callable[[Rows, Rows], int]:
     return reduce(_gate_before, reversed(gates), none)
 
 
-def signal_handler(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
+def make_signal_handler(gates: tuple[risk.Gate, ...]) -> Callable[[Record, Record, Record], None]:
     """Return the compiled function that checks a signal against the gates in their order, and enters."""
     return compiled_part(bind(_on_signal, FIRST_REFUSAL=first_refusal(gates)))
 

@@ -3,8 +3,8 @@
 `OrderMonitor` registers an order before it is sent, follows it through answers, stream events and look-ups in whatever
 order they arrive, and counts each fill once. What is sent for a position, and what a refusal leads to, is in
 `order_rules` and `position_rules`, which a backtest runs too. Only live trading needs what is here: orders by client
-order id (`order_register`), unknown outcomes, snapshots of the account (`account_check`), foreign orders, restarts, and
-the state for the next run (`saved_orders`).
+order id (`order_register`), unknown outcomes, snapshots of the account (`snapshot_check`), foreign orders, restarts,
+and the state for the next run (`saved_orders`).
 
 The monitor decides and returns outputs; it sends nothing and reads no clock.
 """
@@ -21,7 +21,6 @@ from voltrade import order_rules, records, row_facts
 from voltrade import order_states as states
 from voltrade.account import position_after
 from voltrade.account_books import AccountBooks
-from voltrade.account_check import AccountCheck, foreign_kind, listed_ids, share
 from voltrade.compiled import uncompiled
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
@@ -48,6 +47,7 @@ from voltrade.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.records import Event
 from voltrade.risk import Gate
 from voltrade.saved_orders import open_position_state, restore_open_position
+from voltrade.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
 
@@ -108,7 +108,7 @@ class OrderMonitor:
         self._row = self._books.symbols[index]
         records.new_symbol(self._row, index, instrument, exits, execution)
         self._register = OrderRegister(self._books, index)
-        self._check = AccountCheck(self._register)
+        self._check = SnapshotCheck(self._register)
         self._outputs = OrderOutputs(self._register, self._books, instrument, exits, epoch, gates)
         self._position_row, self._order_rows = self._register.position_row, self._register.order_rows
         self._books.monitors.append(self)
@@ -146,7 +146,7 @@ class OrderMonitor:
 
     @property
     def reconciled(self) -> bool:
-        """Whether the exchange's account agrees with our books."""
+        """Whether position, open orders and settings of the account were ours at the last snapshot; not the wallet."""
         return bool(self._row["reconciled"])
 
     @reconciled.setter
@@ -165,7 +165,7 @@ class OrderMonitor:
 
     @property
     def agreed_trade_id(self) -> int:
-        """Trade id up to which no fill of ours is missing; see `AccountCheck`."""
+        """Trade id up to which no fill of ours is missing; see `SnapshotCheck`."""
         return self._check.agreed_trade_id
 
     @property

@@ -164,9 +164,9 @@ def _note_cover(symbol: Record, time: int, lots: int) -> None:
 def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
     """Keep a stop at the exchange that closes the whole position.
 
-    The first stop is sent at once, another when the position has grown or the price was guessed before its fills; then
-    the older one is cancelled. One that somebody else has cancelled is sent again, and trading halts. A position that
-    is closing needs a stop only if its exits fail.
+    The first stop is sent at once, another when the position has grown, or when the first's price was that of the last
+    trade because a fill's own had not arrived yet; then the older one is cancelled. One that somebody else has
+    cancelled is sent again, and trading halts. A position that is closing needs a stop only if its exits fail.
     """
     position, row = symbol.position, newest_stop(symbol)
     if row >= 0 and not is_done(symbol.orders[row]):

@@ -75,7 +75,7 @@ GATE_INPUTS = record_dtype(
         ("day_end", np.bool_),  # the end of the UTC day closed it before its threshold
         # the state of the system
         ("paused", np.bool_),  # by the operator, or because the session ends
-        ("reconciled", np.bool_),  # our books agree with the account that was read last
+        ("reconciled", np.bool_),  # position, orders and settings agreed at the last snapshot
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
         ("orders_unsettled", np.bool_),  # `order_queries.has_unsettled_order()`, or too few rows are free
@@ -480,7 +480,7 @@ CONFIRMED_MS = 3_000
 BREAKER_STATE = record_dtype(
     [
         ("day", np.int64),  # days since 1970 UTC
-        ("day_equity", np.int64),  # equity at 00:00 UTC plus the net transfers since, money
+        ("day_equity", np.int64),  # equity at 00:00 UTC, or the rule's release, plus transfers since
         ("equity", np.int64),  # latest equity, money
         ("peak", np.int64),  # highest equity, adjusted for transfers, money
         ("above_since", np.int64),  # since when equities at last prices are above the peak, ms; 0 where they aren't

@@ -141,7 +141,9 @@ def switch_rules(symbol_states: Iterable[SymbolState], command: Operator) -> lis
 def abandoned(symbol_states: Iterable[SymbolState], reason: str, time: int) -> list[Output]:
     """Return an alert with what our books have at an exchange that is gone: positions, and orders that can act."""
     left = ", ".join(part for each in symbol_states for part in _left_of(each)) or "nothing that we know of"
-    return [Alert(time, ABANDONED, f"{reason}: the exchange is gone, and nobody tends what is left there: {left}")]
+    return [
+        Alert(time, ABANDONED, f"{reason}: the exchange is gone, and nobody looks after what is left there: {left}")
+    ]
 
 
 def _left_of(symbol_state: SymbolState) -> list[str]:

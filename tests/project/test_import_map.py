@@ -14,7 +14,7 @@ TRADING_PATH = [
     "errors", "folders", "background", "model", "compiled", "config",
     "bar_spec", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
-    "row_facts", "core_rules", "account_books", "order_register", "account_check", "order_outputs", "saved_orders",
+    "row_facts", "core_rules", "account_books", "order_register", "snapshot_check", "order_outputs", "saved_orders",
     "oms", "bar_rate", "symbol_filters", "symbol_state", "wallet_check", "saved_account", "core", "tape_loop",
     "session_abandonment", "account_watch", "ballast", "price_off_alert", "journal_market", "journal_rows",
     "pending_market_row", "checkpoint", "journal_bodies", "journal_lock", "journal", "inbox", "lockstep", "rest_reads",

@@ -55,7 +55,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a fill of a snapshot counts though the stream has told it",
-        "account_check.py",
+        "snapshot_check.py",
         "in sorted(filter(register.is_new_fill, snapshot.fills), key=",
         "in sorted(snapshot.fills, key=",
         ("O1", "O2"),
@@ -371,7 +371,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "leverage is not compared",
-        "account_check.py",
+        "snapshot_check.py",
         "    if account.leverage != wanted.leverage:",
         "    if account.leverage < 1:",
         ("O6",),

@@ -55,7 +55,7 @@ def enter(
     row = signals[0]
     row.bar, row.side, row.price = bar, side, quantity
     row.stop_ticks, row.take_profit_ticks = stop_distance, take_profit_distance
-    return monitor._books.decide(_ENTER, monitor._index, signals)
+    return monitor._books.on_signal(_ENTER, monitor._index, signals)
 
 
 def leave(monitor: OrderMonitor, time: int, reason: str) -> list[Output]:
@@ -76,4 +76,4 @@ def is_protected(monitor: OrderMonitor) -> bool:
 def _take(monitor: OrderMonitor, step: Callable[..., None], wish: Event) -> tuple[list[Output], Any]:
     wishes = np.zeros(1, EVENT)
     wishes[0] = wish
-    return monitor._books.decide(step, monitor._index, wishes), wishes[0]
+    return monitor._books.on_signal(step, monitor._index, wishes), wishes[0]

@@ -123,7 +123,7 @@ class Resumption:
         if isinstance(self._wiring.gateway, PaperExchange):
             self._wiring.gateway.open()
         # The loop looks after the position meanwhile: it may have to compile.
-        threading.Thread(target=self._system.core.prepare, name="prepare", daemon=True).start()
+        threading.Thread(target=self._system.core.compile_signal_step, name="compile", daemon=True).start()
         await asyncio.gather(self._catch_up(), self._make_table())
 
     async def _make_table(self) -> None:

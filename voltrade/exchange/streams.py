@@ -51,7 +51,8 @@ class BinanceWSManager:
     `watch`, which ends when the connection does; then it connects again. Before the exchange cuts a connection for its
     age, another one is opened beside it and takes over, so that no trade is missed. A user event that cannot be read,
     or after which the account may have changed in an unknown way, gives a `StreamStatus` down and up, after which the
-    account is read again; so does a user stream that was replaced.
+    account is read again; so does a user stream that was replaced. An event of a kind that isn't listed is counted and
+    left aside.
 
     Args:
         exchange: from `connect`; the manager sets its frame_handler.

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any, TypeVar
 
-from voltrade.account_check import CLOCKS_APART_MS
 from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrder, SentOrders
 from voltrade.errors import ExchangeError, SessionError
 from voltrade.exchange.client import Response, UsdmExchange
@@ -23,6 +22,7 @@ from voltrade.exchange.responses import ABSENT, IN_MOTION
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.model import Outcome
 from voltrade.order_states import ABSENCE_MARGIN_MS
+from voltrade.snapshot_check import CLOCKS_APART_MS
 
 log = logging.getLogger(__name__)
 

@@ -66,7 +66,7 @@ def share(fill: OrderUpdate, lots: int) -> OrderUpdate:
     return replace(fill, quantity=lots, filled=lots, last_quantity=lots)
 
 
-class AccountCheck:
+class SnapshotCheck:
     """Compares snapshots of the account with the orders of one symbol.
 
     Attributes:
