@@ -517,6 +517,10 @@ NOT_MENDED: dict[str, tuple[State, str]] = {
     "multi-assets mode": (lambda a: a.config(dualSidePosition=True, multiAssetsMargin=True), "margin mode: "),
     "an unsigned stock perpetual": (
         lambda a: (a.settings("CROSSED", 20), a.refuses(-4411, "Please sign")), "smallest order: .*agreement"),
+    "too little margin at 20x, of which 5x needs more": (
+        lambda a: (a.settings("CROSSED", 20), a.refuses(-2019, "Margin is insufficient.")), "smallest order: .*-2019"),
+    "a position too large at 1x, which 5x does not allow either": (
+        lambda a: (a.settings("ISOLATED", 1), a.refuses(-2027, "Exceeded")), "smallest order: .*-2027"),
     "a refusal that no setting explains": (
         lambda a: (a.settings("CROSSED", 20), a.refuses(-4061, "no")), "smallest order: .*-4061"),
     "an order by hand": (

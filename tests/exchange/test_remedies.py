@@ -29,6 +29,7 @@ def a_client(endpoint: Endpoint = LIVE) -> BinanceRestClient:
         (Response(401, -2015, "Invalid API-key, IP, or permissions"), "key", "API Management .*demo only"),
         (Response(400, -1022, "Signature"), "key", "the secret does not belong.*both copied whole"),
         (Response(400, -1021, "Timestamp"), "clock", "set the machine's clock by NTP"),
+        (Response(400, -1021, "outside of the recvWindow."), "clock", "or use a faster connection"),
         (Response(400, -2019, "Margin is insufficient"), "wallet", "margin .*deposit"),
         (Response(400, -4192, "Cooling-off"), "account", "cooling-off.*until when"),
         (Response(400, -4087, "Reduce only"), "account", "may only reduce"),

@@ -11,8 +11,8 @@ from voltrade.model import Snapshot
 
 MARGIN_REFUSALS = (-2019, -2027, -2028)
 """Refusals of an order because its margin is too small, or because the position would be too large."""
-MENDED_REFUSALS = {"position mode": (-4061,), "margin type": (), "leverage": MARGIN_REFUSALS}
-"""The settings' rows, and the refusals of an order by each setting as it is before the start has set it."""
+MODE, MARGIN_TYPE, LEVERAGE = ROWS = ("position mode", "margin type", "leverage")
+"""The settings' rows."""
 
 
 def settings_checks(snapshot: Snapshot, config: Config, is_new: bool, was_set: bool) -> list[Check]:
@@ -38,13 +38,18 @@ def settings_checks(snapshot: Snapshot, config: Config, is_new: bool, was_set: b
         Check(item, f"{found}, will be set to {wanted}", wanted, will_be_set=True)
         if found != wanted and will_set
         else Check(item, found, f"{wanted} ({helps})", found == wanted)
-        for item, (found, wanted) in zip(MENDED_REFUSALS, pairs, strict=True)
+        for item, (found, wanted) in zip(ROWS, pairs, strict=True)
     ]
 
 
-def mended_refusals(checks: Iterable[Check]) -> frozenset[int]:
-    """Return the refusals of an order that are explained by settings which the start will set."""
-    return frozenset(code for check in checks if check.will_be_set for code in MENDED_REFUSALS.get(check.item, ()))
+def mended_refusals(checks: Iterable[Check], snapshot: Snapshot, config: Config) -> frozenset[int]:
+    """Return the refusals of an order that end once the start has set what differs.
+
+    More leverage needs less margin (-2019, -2028), less leverage allows a larger position (-2027); not the reverse.
+    """
+    by_leverage = (-2019, -2028) if config.risk.leverage > snapshot.leverage else (-2027,)
+    ended = {MODE: (-4061,), LEVERAGE: by_leverage}
+    return frozenset(code for check in checks if check.will_be_set for code in ended.get(check.item, ()))
 
 
 async def set_last(wiring: Wiring, table: Callable[[bool], Awaitable[list[Check]]]) -> list[Check]:

@@ -64,7 +64,7 @@ async def preflight(
     snapshot = snapshot or await wiring.gateway.snapshot(config.session.symbol, 0)
     settings = settings_checks(snapshot, config, is_new, was_set)
     checks += [*settings, *_assets_and_fees(snapshot)]
-    checks += await _holdings(wiring, snapshot, last, is_new, mended_refusals(settings))
+    checks += await _holdings(wiring, snapshot, last, is_new, mended_refusals(settings, snapshot, config))
     return [*checks, *_market(wiring.filters), *_limits(config)]
 
 

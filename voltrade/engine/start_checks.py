@@ -39,6 +39,7 @@ async def start_checks(
 
     Raises:
         ExchangeError: The exchange could not be read, or refused a setting.
+        OSError: The account of the mode could not be kept; settings of the account may have been changed.
     """
 
     async def table(was_set: bool) -> list[Check]:

@@ -23,7 +23,7 @@ LEAST_TOKEN = 8
 _QUOTE = r"(?:\\|%5C)*(?:[\"']|&quot;|&#34;|&#x22;|%22)?"
 _NAMED = re.compile(
     r"(signature|listenKey|accountAlias|apiKey|secretKey|X-MBX-APIKEY|authorization)"
-    rf"({_QUOTE}\s*(?:[=:]|%3[AD])(?:\s|\+|%20)*{_QUOTE}(?:(?:Basic|Bearer|Digest)\s+)?)"
+    rf"({_QUOTE}\s*(?:[=:]|%3[AD])(?:\s|\+|%20)*\[?{_QUOTE}(?:(?:Basic|Bearer|Digest)\s+)?)"
     r"[\w.%/+~-]+=*",
     re.IGNORECASE,
 )
@@ -77,8 +77,10 @@ class Redaction:
 def _spellings(secret: str) -> set[str]:
     """Return how a text is spelled plainly, in an address, in JSON and in a page."""
     quoted = {quote(secret, safe=""), quote_plus(secret), quote(secret, safe="/"), quote(secret, safe="~!$&'()*+,;=")}
+    quoted |= {quote(each, safe="") for each in quoted}  # an address within an address
     lower = {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), each) for each in quoted}
+    encoded = b64encode(secret.encode()).decode()
     # A private key in PEM may be shown on one line.
     plain = {secret, secret.replace("\n", "\\n"), secret.replace("\n", " ")}
     escaped = {json.dumps(secret)[1:-1], json.dumps(json.dumps(secret)[1:-1])[1:-1], html.escape(secret)}
-    return {each for each in plain | quoted | lower | escaped if each}
+    return {each for each in plain | quoted | lower | escaped | {encoded, encoded.rstrip("=")} if each}

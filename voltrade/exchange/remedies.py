@@ -65,6 +65,13 @@ REMEDIES = (
         "key",
         KEY_CODES,
     ),
+    Remedy(
+        "the request came too late: the machine's clock is behind, or the way to the exchange is slow",
+        "within recv_window_ms: see the row clock; set the machine's clock by NTP, or use a faster connection",
+        "clock",
+        {-1021},
+        text="recvWindow",
+    ),
     Remedy("the machine's clock is wrong", "the exchange's time: set the machine's clock by NTP", "clock", {-1021}),
     Remedy(
         "the agreement of this contract is not signed",
