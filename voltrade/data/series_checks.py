@@ -14,6 +14,7 @@ import pyarrow.compute
 from voltrade.data.faults import DEFAULT_POLICIES, Findings, Inspection, Policies, Span, unreadable
 from voltrade.data.row_checks import MICROSECONDS_FROM, first_and_last, ids_missing_before, order_by_key, outside_span
 from voltrade.data.trade_files import multiples, read_cells
+from voltrade.data.value_checks import values_wrong
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
 from voltrade.simulated.mark_columns import USUAL_FUNDING_MS, fundings_missing, fundings_missing_before, known_intervals
@@ -90,8 +91,8 @@ def inspect_cells(
     for column in layout.hours:
         if column in cells:
             hours, wrong = multiples(cells[column], Decimal(1))
-            wrong |= (hours < 1) | (hours > 24)
-            bad |= found.where("bad_value", wrong, number, f"{column} must be 1 to 24 hours", cells[column])
+            wrong |= hours == 0
+            bad |= found.where("bad_value", wrong, number, f"{column} must be a number of hours", cells[column])
         columns.append(hours if column in cells else np.zeros(len(number), np.int64))
     for column in layout.zero:
         counts, _ = multiples(cells[column], E8)
@@ -162,6 +163,7 @@ def _examined_series(
     interval_ms: int = USUAL_FUNDING_MS,
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect rows of line number, time and values."""
+    rows = _in_bounds(layout, rows, found)
     order = order_by_key("time", rows[1], rows[2:], rows[0], found)
     number, *columns = rows if order is None else (column[order] for column in rows)
     times, values = columns[0], columns[1:]
@@ -188,3 +190,12 @@ def _examined_series(
         missing=int(missing.sum()) + at_edges,
         edges=first_and_last(times[~outside]),
     )
+
+
+def _in_bounds(layout: SeriesLayout, rows: tuple[Int64s, ...], found: Findings) -> tuple[Int64s, ...]:
+    """Return the rows whose values are in bounds; add the fault of the others."""
+    number, *columns = rows
+    bad = np.zeros(len(number), np.bool_)
+    for wrong, rule, values in values_wrong(layout.kind, columns):
+        bad |= found.where("bad_value", wrong, number, rule, values)
+    return tuple(column[~bad] for column in rows) if bad.any() else rows

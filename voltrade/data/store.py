@@ -39,6 +39,7 @@ from voltrade.data.stored_day import (
     merged_rows,
 )
 from voltrade.data.tape_cache import TapeCache
+from voltrade.data.value_checks import refuse_wrong_values
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, HOUR_MS, Funding, Instrument, Int64s, Marks, Trades
 
@@ -154,12 +155,20 @@ class Store:
         return trades, metadata
 
     def marks(self, symbol: str, first: date, last: date) -> Marks | None:
-        """Return the mark price at the start of each stored minute; None where the range has none."""
+        """Return the mark price at the start of each stored minute; None where the range has none.
+
+        Raises:
+            DataError: a stored value is out of bounds, see `value_checks`.
+        """
         columns = self._range(MARKS, symbol, first, last)
         return None if columns is None else Marks(time=columns[0], price_e8=columns[1])
 
     def funding(self, symbol: str, first: date, last: date) -> Funding | None:
-        """Return the stored funding rates of a range of days; None where it has none."""
+        """Return the stored funding rates of a range of days; None where it has none.
+
+        Raises:
+            DataError: a stored value is out of bounds, see `value_checks`.
+        """
         columns = self._range(FUNDING, symbol, first, last)
         return None if columns is None else Funding(columns[0], columns[1], columns[2] * HOUR_MS)
 
@@ -186,6 +195,7 @@ class Store:
         for day in days_between(first, last):
             found = self._stored_rows(kind, symbol, day)
             if found is not None:
+                refuse_wrong_values(kind.name, found[0], _path(kind, symbol, day, "parquet"))
                 blocks.append(found[0])
         return [np.concatenate(columns) for columns in zip(*blocks, strict=True)] or None
 

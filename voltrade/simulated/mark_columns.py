@@ -8,6 +8,7 @@ that each row is paid once, at its own rate, by whoever holds the position then.
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +21,9 @@ MAX_BASIS_E8 = 30_000
 
 USUAL_FUNDING_MS = 8 * HOUR_MS
 """The longest interval between two funding times."""
+
+MOST_FUNDING_E8 = 10_000_000
+"""The highest funding rate that is believed, 10 %. Binance caps rates at a few percent; more is in another unit."""
 
 
 class MarkColumns(NamedTuple):
@@ -58,14 +62,15 @@ def mark_columns(
         funding: recorded funding, instead of the one rate.
 
     Raises:
-        DataError: there is no trade, times decrease, or two recorded rows of one time differ.
+        DataError: there is no trade, times decrease, two recorded rows of one time differ, or a recorded rate is
+            beyond `MOST_FUNDING_E8`.
     """
     if len(trades) == 0:
         raise DataError("tape: must have at least one trade, had none")
     if np.any(np.diff(trades.time) < 0):
         raise DataError(f"tape: times must not go back, did after row {int(np.argmax(np.diff(trades.time) < 0))}")
     first, last = int(trades.time[0]), int(trades.time[-1])
-    rows = each_once(funding) if funding else _simulated_funding(first, last, funding_interval_ms, funding_rate_e8)
+    rows = _believed(funding) if funding else _simulated_funding(first, last, funding_interval_ms, funding_rate_e8)
     recorded = each_once(marks) if marks else None
     times = recorded_times(recorded, first, last) if recorded else _multiples(first, last, interval_ms)
     times = _with_funding_times(times, rows.time[rows.rate_e8 != 0], first, last)
@@ -78,6 +83,16 @@ def mark_columns(
     next_row = np.searchsorted(rows.time, times, side="right")
     rates, due = np.append(rows.rate_e8, 0)[next_row], np.append(rows.time, 0)[next_row]
     return MarkColumns(times, following, prices, rates, due, is_last_price)
+
+
+def rates_beyond(rates_e8: Int64s) -> Bools:
+    """Return which funding rates are too high or too low to be believed."""
+    return np.asarray((rates_e8 > MOST_FUNDING_E8) | (rates_e8 < -MOST_FUNDING_E8))
+
+
+def e8_text(value: int) -> str:
+    """Write a number of 1e-8 as a decimal: `0.8`."""
+    return f"{Decimal(int(value)).scaleb(-8).normalize():f}"
 
 
 def tick_e8(instrument: Instrument) -> int:
@@ -111,6 +126,16 @@ def each_once(rows: Rows) -> Rows:
         name, pair = "funding" if is_funding else "marks", values[order][at : at + 2].tolist()
         raise DataError(f"{name}: rows of one time must agree, was {pair} in 1e-8 at {rows.time[order][at]}")
     return _taken(rows, order[~repeated])
+
+
+def _believed(funding: Funding) -> Funding:
+    """Return recorded funding rates, each once, if all are in bounds."""
+    beyond = rates_beyond(funding.rate_e8)
+    if beyond.any():
+        at = int(np.argmax(beyond))
+        most, rate = e8_text(MOST_FUNDING_E8), e8_text(funding.rate_e8[at])
+        raise DataError(f"funding: rate must be from -{most} to {most}, was {rate} at {funding.time[at]}")
+    return each_once(funding)
 
 
 def _taken(rows: Rows, kept: Int64s) -> Rows:

@@ -1,0 +1,167 @@
+"""Mark prices and funding rates that can't be: refused alike by verify, import, fetch and tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.history import HEADERS, History, HistoryServer, some_trades, zipped
+
+from voltrade.config import Config
+from voltrade.data import commands
+from voltrade.data.archive_files import ArchiveFile
+from voltrade.data.kinds import FUNDING, MARKS, Kind, start_of
+from voltrade.data.store import Store
+from voltrade.data.stored_day import Metadata
+from voltrade.data.tape import stored_trades
+from voltrade.errors import DataError
+from voltrade.model import DAY_MS, Funding
+from voltrade.simulated.mark_columns import mark_columns
+from voltrade.simulated.symbols import shipped_instrument
+
+BTCUSDT = shipped_instrument("BTCUSDT")
+DAY = date(2026, 1, 31)
+TIMES = start_of(DAY.replace(day=1)) + np.arange(0, 31 * DAY_MS, 60_000)
+HISTORY = History(some_trades("BTCUSDT", DAY, days=1, a_day=300), start_of(DAY) + 2 * DAY_MS, TIMES, TIMES[::480])
+MARK_FILE, FUNDING_FILE = ArchiveFile(MARKS, "BTCUSDT", DAY, DAY), ArchiveFile.of_month(FUNDING, "BTCUSDT", DAY)
+
+E8 = 100_000_000
+CASES: dict[str, tuple[ArchiveFile, dict[str, str], str]] = {
+    "high below low": (MARK_FILE, {"high": "59000.5"}, "high must be at least open and close, was 59000.5"),
+    "low above close": (MARK_FILE, {"close": "60001", "high": "60001", "low": "60000.9"},
+                        "low must be at most open and close, was 60000.9"),
+    "a rate of 80 %": (FUNDING_FILE, {"last_funding_rate": "0.8"},
+                       "last_funding_rate must be from -0.1 to 0.1, was 0.8"),
+    "a rate of -10.000001 %": (FUNDING_FILE, {"last_funding_rate": "-0.10000001"},
+                               "last_funding_rate must be from -0.1 to 0.1, was -0.10000001"),
+    "an interval of 16 hours": (FUNDING_FILE, {"funding_interval_hours": "16"},
+                                "funding_interval_hours must be one of 1, 2, 4, 8, was 16"),
+    "an interval of 5 hours": (FUNDING_FILE, {"funding_interval_hours": "5"},
+                               "funding_interval_hours must be one of 1, 2, 4, 8, was 5"),
+    "an interval of 0 hours": (FUNDING_FILE, {"funding_interval_hours": "0"},
+                               "funding_interval_hours must be a number of hours, was 0"),
+}  # fmt: skip
+LINE = 92
+"""Of the last day in both files."""
+
+
+def spoiled(file: ArchiveFile, cells: dict[str, str]) -> str:
+    """Return the file's text with some cells of one line changed."""
+    lines, names = HISTORY.csv(file).splitlines(), HEADERS[file.kind].split(",")
+    row = lines[LINE - 1].split(",")
+    for name, value in cells.items():
+        row[names.index(name)] = value
+    lines[LINE - 1] = ",".join(row)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HistoryServer]:
+    with HistoryServer(HISTORY).running() as server:
+        server.takes_s = 0.0
+        yield server
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    monkeypatch.setattr(commands, "_now", lambda: HISTORY.now)
+
+    def run(*given: str) -> tuple[int, str]:
+        status = commands.main([*given, "--store", str(tmp_path / "store")])
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+def fetch(server: HistoryServer, kind: Kind) -> list[str]:
+    days = ("--from", str(DAY), "--to", str(DAY), "--kinds", kind.name)
+    if kind is FUNDING:  # the archive has months only
+        days = ("--from", str(DAY.replace(day=1)), *days[2:])
+    return ["fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_that_can_not_be_are_refused_by_every_command(
+    tmp_path: Path, run: Callable[..., tuple[int, str]], server: HistoryServer, name: str
+) -> None:
+    file, cells, rule = CASES[name]
+    path = tmp_path / file.name.replace(".zip", ".csv")
+    path.write_text(spoiled(file, cells))
+    said = f"bad_value in 1 row ({LINE}): {rule} [refuse]"
+    for given in (("verify", str(path)), ("import", "BTCUSDT", str(path))):
+        status, words = run(*given)
+        assert (status, said in words) == (1, True), words
+    server.files.clear()
+    server.put(file, spoiled(file, cells))
+    status, words = run(*fetch(server, file.kind))
+    assert (status, said in words, f"{file.kind.name}: not all of " in words) == (1, True, True), words
+    assert Store(tmp_path / "store").days(file.kind, "BTCUSDT") == []
+    status, words = run("import", "BTCUSDT", str(path), "--policy", "bad_value=drop")
+    assert (status, said.replace("refuse", "drop") in words) == (1, True), "the row is not taken"
+    rows = sum(day.rows for day in Store(tmp_path / "store").days(file.kind, "BTCUSDT"))
+    assert rows == len(HISTORY.lines(file.kind, file.first, file.last)) - 1
+
+
+def test_pages_of_rest_are_held_to_the_same(
+    run: Callable[..., tuple[int, str]], server: HistoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files.clear()
+    at = start_of(DAY)
+    mark = [at, "60000", "59000", "59000", "60000", "0"]
+    rate = {"symbol": "BTCUSDT", "fundingTime": at, "fundingRate": "0.80000000"}
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "_marks", lambda wanted: [mark])
+        patch.setattr(server, "_funding", lambda wanted: [rate])
+        status, words = run(*fetch(server, MARKS))
+        assert (status, "REST marks: bad_value in 1 row (1): high must be at least" in words) == (2, True)
+        status, words = run(*fetch(server, FUNDING))
+        assert (status, "REST funding: bad_value in 1 row (1): last_funding_rate must be" in words) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "rule"),
+    [
+        (MARKS, (60_000, 59_000, 59_000, 60_000), "high must be at least open and close, was 59000"),
+        (FUNDING, (0.8, 0), "last_funding_rate must be from -0.1 to 0.1, was 0.8"),
+    ],
+)
+def test_what_an_older_version_stored_is_refused_as_a_tape_and_named_by_verify(
+    tmp_path: Path, run: Callable[..., tuple[int, str]], kind: Kind, values: tuple[float, ...], rule: str
+) -> None:
+    store, times = Store(tmp_path / "store"), np.array([start_of(DAY)])
+    trades = HISTORY.trades
+    store.add_trades(trades, Metadata.of(BTCUSDT, "made"))
+    scale = [E8] * (4 if kind is MARKS else 1) + [1]
+    columns = [times, *(np.array([round(value * by)]) for value, by in zip(values, scale, strict=False))]
+    store.add(kind, "BTCUSDT", columns, times, Metadata.of_values({"made": {}}))
+    with pytest.raises(DataError) as refusal:
+        stored_trades(f"store:BTCUSDT:{DAY}", BTCUSDT, store)
+    assert str(refusal.value) == f"{kind.name}/BTCUSDT/{DAY}.parquet: at {times[0]} {rule}"
+    status, words = run("verify")
+    assert (status, f"bad_value in 1 row (1): {rule} [refuse]" in words) == (1, True), words
+
+
+def test_a_tape_made_by_hand_is_held_to_the_bound_of_rates() -> None:
+    at, trades = int(HISTORY.trades.time[150]), HISTORY.trades
+    interval_ms = Config().execution.mark_interval_s * 1_000
+
+    def played(rate_e8: int) -> int:
+        funding = Funding(np.array([at]), np.array([rate_e8]))
+        columns = mark_columns(trades, BTCUSDT, 8 * 3_600_000, interval_ms=interval_ms, seed=0, funding=funding)
+        return int(columns.funding_rate_e8[0])
+
+    assert played(10_000_000) == 10_000_000
+    with pytest.raises(DataError, match=rf"funding: rate must be from -0\.1 to 0\.1, was 0\.10000001 at {at}"):
+        played(10_000_001)
+
+
+def test_a_sound_file_has_no_such_fault(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+    path = tmp_path / f"{MARK_FILE.name.removesuffix('.zip')}.zip"
+    path.write_bytes(zipped(path.name, HISTORY.csv(MARK_FILE)))
+    status, words = run("import", "BTCUSDT", str(path))
+    assert (status, "ok" in words) == (0, True), words
