@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,15 @@ def changed(old: str, new: str) -> Callable[[str], str]:
     return lambda right: right.replace(old, new)
 
 
-YESTERDAY, TOMORROW = (f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" for days in (-1, 1))
-TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
+def of_a_day(later: int) -> Callable[[str], str]:
+    """Change the words to those of another day, that many days later."""
+
+    def moved(found: re.Match[str]) -> str:
+        return str(date.fromisoformat(found[0]) + timedelta(later))
+
+    return lambda right: re.sub(r"\d{4}-\d\d-\d\d", moved, right)
+
+
 WORDS: dict[str, Callable[[str], str] | None] = {
     "none": None, "yes": lambda _: "yes", "live": lambda _: "live", "blank": lambda _: " ",
     "a placeholder": lambda _: "trade {symbol} up to {notional} on account {account}, {today}",
@@ -115,8 +122,8 @@ WORDS: dict[str, Callable[[str], str] | None] = {
     "a smaller notional": changed("20000", "2000"), "a larger notional": changed("20000", "200000"),
     "a comma": changed("20000", "20,000"), "an exponent": changed("20000", "2e4"), "no notional": changed(" 20000", ""),
     "another account": changed(ACCOUNT, "0" * 12), "no account": changed(ACCOUNT, ""),
-    "a part of the account": changed(ACCOUNT, ACCOUNT[:-1]), "yesterday": changed(TODAY, YESTERDAY),
-    "tomorrow": changed(TODAY, TOMORROW), "no day": lambda right: right.partition(",")[0],
+    "a part of the account": changed(ACCOUNT, ACCOUNT[:-1]), "yesterday": of_a_day(-1),
+    "tomorrow": of_a_day(1), "no day": lambda right: right.partition(",")[0],
 }  # fmt: skip
 
 PERMISSIONS: dict[str, Row] = {

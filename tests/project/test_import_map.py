@@ -220,3 +220,34 @@ def test_no_task_of_the_engine_can_end_without_anybody_seeing_it() -> None:
                     if is_alone and node.func.attr in ("create_task", "ensure_future"):
                         made[module] = made.get(module, 0) + 1
     assert made == AWAITED
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what is computed when a module is imported: all but what its functions do when they are called."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            defaults = [*child.args.defaults, *filter(None, child.args.kw_defaults)]
+            for part in (*defaults, *getattr(child, "decorator_list", ())):
+                yield part
+                yield from at_import(part)
+        else:
+            yield child
+            yield from at_import(child)
+
+
+CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"}
+
+
+def clock_reads(text: str) -> list[int]:
+    """Return the lines that read a clock at import."""
+    calls = [node for node in at_import(ast.parse(text)) if isinstance(node, ast.Call)]
+    return [node.lineno for node in calls if getattr(node.func, "attr", getattr(node.func, "id", "")) in CLOCKS]
+
+
+def test_nothing_is_computed_from_the_clock_at_import() -> None:
+    """A process may live over midnight: what depends on the time is computed where it is used."""
+    files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "tests").rglob("*.py")]
+    assert {file: lines for file in files if (lines := clock_reads(file.read_text()))} == {}
+    for text in ("X = time.time()", "def f(x=date.today()): ...", "class A:\n    x = f(datetime.now(UTC))"):
+        assert clock_reads(text)
+    assert not clock_reads("def f():\n    return time.time()")
