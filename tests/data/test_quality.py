@@ -22,7 +22,7 @@ from support.history import HEADERS, History, checksum, some_trades, zipped
 
 from voltrade.bars import VolumeBarAggregator
 from voltrade.config import BarSettings
-from voltrade.data import commands, trade_files
+from voltrade.data import commands, trade_checks, trade_files
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.coverage import Coverage
 from voltrade.data.faults import DEFAULT_POLICIES, FAULTS, TAPE_POLICIES, Policy, policies
@@ -443,19 +443,79 @@ def test_days_that_a_month_s_file_lacks_are_named(
     assert load_trades(path, INSTRUMENT).trades.id.tolist(), "it is a tape all the same"
 
 
-def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
+RAW_HEADER = "id,price,qty,quote_qty,time,is_buyer_maker"
+
+
+def raw_rows(first: int, count: int, begin: int) -> Lines:
+    """Two raw trades of one taker each, a second apart."""
+    return [f"{first + n},100,1,100,{begin + n // 2 * 1_000},{n // 2 % 2 == 0}" for n in range(count)]
+
+
+def raw_file(folder: Path, name: str, rows: Lines) -> str:
+    path = folder / f"BTCUSDT-trades-{name}.csv"
+    path.write_text("\n".join([RAW_HEADER, *rows]) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("second", "said", "missing"),
+    [
+        (401, "", 0),
+        (404, "id_gap: 3 rows are missing after the day before", 3),
+        (399, "repeated_at_midnight: 2 ids are in 2026-01-05 too, the first is 399", 0),
+    ],
+)
+def test_days_of_raw_trades_are_joined_by_the_exchange_s_own_ids(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], second: int, said: str, missing: int
+) -> None:
+    """Joined, the ids are half as many; the raw ones say whether anything is missing between two days."""
+    begin = start_of(DAY)
+    paths = [raw_file(tmp_path, f"2026-01-0{5 + day}", raw_rows(first, 400, begin + day * 86_400_000))
+             for day, first in enumerate((1, second))]  # fmt: skip
+    assert commands.main(["import", "BTCUSDT", *paths]) == (second < 401)
+    words = capsys.readouterr().out
+    assert "400 rows, raw trades joined to 200 aggTrades: ok" in words
+    assert ("399 to 400 are in 2026-01-05 too [refuse]" in words) == (second < 401)
+    for asked in (paths, []):
+        assert verify(*asked) == (1 if said or not asked else 0)
+        words = capsys.readouterr().out
+        assert said in words
+        assert ("id_gap" in words, "repeated" in words) == ("id_gap" in said, "repeated" in said)
+    if second < 401:
+        with pytest.raises(DataError, match="a raw trade must be in one day only, 2 are in the day before too"):
+            stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", shipped_instrument("BTCUSDT"), store)
+        return
+    tape = stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", shipped_instrument("BTCUSDT"), store)
+    assert tape.trades.id.tolist() == [*range(1, 201), *range(201 + missing, 401 + missing)]
+    assert (tape.report.ids_missing, Coverage.of(tape).ids_missing) == (missing, missing)
+    edges = "2026-01-05 (begin), 2026-01-06 (end)" if second == 401 else "2026-01-05 (begin and end), 2026"
+    assert f"not known to be whole: {edges}" in Coverage.of(tape).gaps_text
+
+
+def test_days_of_one_file_of_raw_trades_are_joined_as_they_were_in_it(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two raw trades of one taker each, ids without a hole over two days; joined, the ids are half as many."""
-    paths = []
-    for day in range(2):
-        path = tmp_path / f"BTCUSDT-trades-2026-01-0{5 + day}.csv"
-        begin = 1_767_571_200_000 + day * 86_400_000
-        rows = [f"{1 + day * 400 + n},100,1,100,{begin + n // 2 * 1_000},{n // 2 % 2 == 0}" for n in range(400)]
-        path.write_text("\n".join(["id,price,qty,quote_qty,time,is_buyer_maker", *rows]) + "\n")
-        paths.append(str(path))
-    assert commands.main(["import", "BTCUSDT", *paths]) == 0
-    assert "400 rows, raw trades joined to 200 aggTrades: ok" in capsys.readouterr().out
+    """The file lacks four raw trades at midnight."""
+    begin = start_of(DAY)
+    rows = [*raw_rows(1, 400, begin), *raw_rows(405, 400, begin + 86_400_000)]
+    assert commands.main(["import", "BTCUSDT", raw_file(tmp_path, "2026-01", rows)]) == 0
+    capsys.readouterr()
+    verify()
+    assert "id_gap: 4 rows are missing after the day before" in capsys.readouterr().out
+    tape = stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", shipped_instrument("BTCUSDT"), store)
+    assert tape.trades.id.tolist() == [*range(1, 201), *range(205, 405)]
+
+
+def test_days_of_raw_trades_whose_ids_nobody_kept_are_not_said_to_lack_what_was_joined(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As older versions stored them."""
+    begin = start_of(DAY)
+    with monkeypatch.context() as patch:
+        patch.setattr(trade_checks, "first_and_last", lambda ids: None)
+        paths = [raw_file(tmp_path, f"2026-01-0{5 + day}", raw_rows(1 + 400 * day, 400, begin + day * 86_400_000))
+                 for day in range(2)]  # fmt: skip
+        assert commands.main(["import", "BTCUSDT", *paths]) == 0
     verify()
     said = capsys.readouterr().out
     assert "nothing says how many rows are missing after the day before: 200 at most; ids of joined raw trades" in said
@@ -468,15 +528,15 @@ def test_days_of_raw_trades_are_not_said_to_lack_what_was_joined(
 
 
 def test_a_gap_within_a_day_of_raw_trades_stays_a_gap(tmp_path: Path, store: Store) -> None:
-    """Three ids lack in each day; how many lack between the days, nothing says."""
+    """Three ids lack in each day, and eleven between the days."""
     for day in range(2):
         path, begin = tmp_path / f"BTCUSDT-trades-2026-01-0{5 + day}.csv", start_of(DAY + timedelta(day))
         rows = [f"{1 + 20 * day + n + 3 * (n > 3)},100,1,100,{begin + n * 1_000},true" for n in range(6)]
         path.write_text("\n".join(["id,price,qty,quote_qty,time,is_buyer_maker", *rows]) + "\n")
         assert commands.main(["import", "BTCUSDT", str(path)]) == 0
     tape = stored_trades("store:BTCUSDT:2026-01-05:2026-01-06", shipped_instrument("BTCUSDT"), store)
-    assert tape.trades.id.tolist() == [1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 17, 18]
-    assert (Coverage.of(tape).ids_missing, Coverage.of(tape).id_gaps) == (6, 2)
+    assert tape.trades.id.tolist() == [1, 2, 3, 4, 8, 9, 21, 22, 23, 24, 28, 29]
+    assert (Coverage.of(tape).ids_missing, Coverage.of(tape).id_gaps) == (17, 3)
 
 
 def test_a_day_of_aggtrades_after_one_of_raw_trades_can_be_played(tmp_path: Path, store: Store) -> None:

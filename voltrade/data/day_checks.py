@@ -18,7 +18,7 @@ from voltrade.data.midnights import FAULT as MIDNIGHT
 from voltrade.data.midnights import MOST_REPEATED
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.series_checks import inspect_values
-from voltrade.data.stored_day import StoredDay, counts_alike
+from voltrade.data.stored_day import StoredDay, ids_between
 from voltrade.data.trade_checks import inspect_trades
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Trades
@@ -34,8 +34,8 @@ def inspect_days(
         if file is None:
             yield inspection
             continue
-        counts_on = file.kind is TRADES and not file.is_raw and inspection.accepted is not None
-        ids = inspection.edges if counts_on and inspection.edges else (None, None)
+        counts_on = file.kind is TRADES and inspection.accepted is not None
+        ids = ((inspection.edges or inspection.raw_edges) if counts_on else None) or (None, None)
         series = file.kind, file.symbol, file.is_raw
         if before := seen.get(series):
             for fault, detail in _before_file(*before, file.first, ids[0]):
@@ -146,13 +146,13 @@ class _Neighbours:
             yield "open_day", f"nothing says that all of the day's {' and '.join(edges)} is stored: {why}"
         before, day = self.before, self.day
         if before and (lacking := self._days_lacking(before)):
-            has_ids = self.kind is TRADES and counts_alike(before.metadata, day.metadata)
-            ids = (before.last, day.first) if has_ids else (None, None)
+            ids = (self.kind is TRADES and ids_between(before, day)) or (None, None)
             yield "missing_day", _lacking_text(lacking, "nothing is stored", *ids)
         if before is None or before.day + timedelta(1) != day.day or not self.kind.step:
             return
-        is_joined = not counts_alike(before.metadata, day.metadata)
-        yield from at_midnight(before.day, before.last, day.first, self.kind.step, is_joined)
+        known = ids_between(before, day)
+        last, first = known or (before.last, day.first)
+        yield from at_midnight(before.day, last, first, self.kind.step, is_joined=known is None)
 
     def _open_edges(self) -> list[str]:
         """Return which edges of a day of trades nothing proves, but for those where the day around it is stored."""

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 from voltrade.data.kinds import TRADES, days_between
 from voltrade.data.store import Store
-from voltrade.data.stored_day import StoredDay, counts_alike
+from voltrade.data.stored_day import StoredDay, ids_between
 from voltrade.errors import DataError
 
 
@@ -28,7 +28,8 @@ def _joins(before: StoredDay | None, after: StoredDay | None) -> bool:
     """Whether the ids of a day follow those of the day before."""
     if before is None or after is None or before.day + timedelta(1) != after.day:
         return False
-    return counts_alike(before.metadata, after.metadata) and before.last + 1 == after.first
+    ids = ids_between(before, after)
+    return ids is not None and ids[0] + 1 == ids[1]
 
 
 def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, ...]:

@@ -150,6 +150,8 @@ class Inspection(Generic[Accepted]):
     """How many ids are missing in the gaps."""
     edges: tuple[int, int] | None = None
     """First and last id or time in the file's day or month, with dropped rows; None where they aren't known."""
+    raw_edges: tuple[int, int] | None = None
+    """First and last id of raw trades that were taken, or of rows that are no trades; None for other files."""
 
     @property
     def counts(self) -> dict[str, int]:

@@ -102,7 +102,8 @@ def store_file(
     first, last = inspection.edges or (None, None)
     if kind is TRADES:
         metadata = replace(Metadata.of(instrument, ""), sources=sources, made_of=inspection.kind)
-        metadata = replace(metadata, first=first, last=last)
+        raw_first, raw_last = inspection.raw_edges or (None, None)
+        metadata = replace(metadata, first=first, last=last, raw_first=raw_first, raw_last=raw_last)
         trades = inspection.accepted
         return store.add(TRADES, trades.symbol, trades.columns, trades.time, metadata, whole=whole, lossless=lossless)
     metadata = replace(Metadata.of_values(sources), first=first, last=last)

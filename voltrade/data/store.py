@@ -37,6 +37,7 @@ from voltrade.data.stored_day import (
     keys_of,
     merged_metadata,
     merged_rows,
+    raw_ids_missing,
 )
 from voltrade.data.tape_cache import TapeCache
 from voltrade.data.value_checks import refuse_wrong_values
@@ -110,28 +111,36 @@ class Store:
     def trades(self, instrument: Instrument, first: date, last: date) -> Trades:
         """Return the trades of a range of days, both included, in the instrument's ticks and lots.
 
-        Ids of joined raw trades go on from those of the day before, since nothing says how many are missing between
-        them; a gap within a day stays.
+        Ids of joined raw trades go on from those of the day before, and skip as many as raw trades are missing between
+        the days, none where that isn't known; a gap within a day stays.
 
         Raises:
-            DataError: a day is missing, was stored in ticks or lots finer than the instrument's, or has ids that are
-                not above those of the day before.
+            DataError: a day is missing, was stored in ticks or lots finer than the instrument's, or has ids, or raw
+                trades, that are not above those of the day before.
         """
         blocks: list[Trades] = []
         before: Metadata | None = None
         for day in days_between(first, last):
             block, metadata = self._trades_of_day(instrument, day)
             if before is not None:
-                block = self._following(blocks[-1], block, day, is_counted_on=counts_alike(before, metadata))
+                missing = None if counts_alike(before, metadata) else raw_ids_missing(before, metadata) or 0
+                block = self._following(blocks[-1], block, day, missing)
             blocks.append(block)
             before = metadata
         return Trades.join(blocks)
 
-    def _following(self, before: Trades, block: Trades, day: date, is_counted_on: bool) -> Trades:
-        """Return a day's trades with ids above those of the day before."""
+    def _following(self, before: Trades, block: Trades, day: date, missing: int | None) -> Trades:
+        """Return a day's trades with ids above those of the day before.
+
+        Args:
+            missing: how many ids to leave out between days that count ids differently; None where they count alike.
+        """
         last, first = int(before.id[-1]), int(block.id[0])
-        if not is_counted_on:
-            return replace(block, id=block.id + (last + 1 - first))
+        if missing is not None and missing < 0:
+            path = _path(TRADES, block.symbol, day, "parquet")
+            raise DataError(f"{path}: a raw trade must be in one day only, {-missing} are in the day before too")
+        if missing is not None:
+            return replace(block, id=block.id + (last + 1 + missing - first))
         if first <= last:
             raise DataError(
                 f"{_path(TRADES, block.symbol, day, 'parquet')}: ids must be above those of the day before, whose "
@@ -379,6 +388,8 @@ def _metadata_of_day(metadata: Metadata, kind: Kind, keys: Int64s, part: tuple[i
         end_proven=follows(end) or (end == len(keys) and metadata.end_proven),
         first=metadata.first if start == 0 else None,
         last=metadata.last if end == len(keys) else None,
+        raw_first=metadata.raw_first if start == 0 else None,
+        raw_last=metadata.raw_last if end == len(keys) else None,
     )
 
 

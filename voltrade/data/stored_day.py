@@ -56,6 +56,10 @@ class Metadata:
     """Whether REST, or the trade after it, says that its last row is the day's last."""
     symbol: str = ""
     """Written by the store; older files don't state it."""
+    raw_first: int | None = None
+    """The exchange's id of its first raw trade, where raw trades were aggregated here and a file begins with it."""
+    raw_last: int | None = None
+    """The exchange's id of its last raw trade, where a file ends with it."""
 
     @staticmethod
     def of(instrument: Instrument, source: str, *, begins: bool = False, ends: bool = False) -> Metadata:
@@ -137,6 +141,8 @@ def check_same_units(stored: Metadata, added: Metadata, path: str) -> None:
 def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
     """Return the metadata of several files together."""
     first, last = min(each.first for each in contents), max(each.last for each in contents)
+    raw_firsts: list[Any] = [each.metadata.raw_first for each in contents]
+    raw_lasts: list[Any] = [each.metadata.raw_last for each in contents]
     return replace(
         contents[0].metadata,
         begins=any(each.metadata.begins for each in contents if each.first == first),
@@ -147,6 +153,8 @@ def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
         whole=any(each.metadata.whole for each in contents),
         first=first,
         last=last,
+        raw_first=min(raw_firsts) if None not in raw_firsts else None,
+        raw_last=max(raw_lasts) if None not in raw_lasts else None,
     )
 
 
@@ -198,7 +206,26 @@ def _as_decimal(name: str, value: Any, metadata: Metadata) -> str:
 
 def counts_alike(before: Metadata, after: Metadata) -> bool:
     """Whether ids of two days can be compared: those of joined raw trades are our own, and begin anew in each file."""
+    if before.made_of == after.made_of == "trades":
+        return list(before.sources) == list(after.sources) and len(before.sources) == 1
     return before.made_of == after.made_of == "aggTrades"
+
+
+def raw_ids_missing(before: Metadata, after: Metadata) -> int | None:
+    """Return how many raw trades are missing between two days of them, below 0 where some are in both; None where the
+    exchange's ids of one aren't known."""
+    if before.raw_last is None or after.raw_first is None:
+        return None
+    return after.raw_first - before.raw_last - 1
+
+
+def ids_between(before: StoredDay, after: StoredDay) -> tuple[int, int] | None:
+    """Return the last id of a day and the first of a later one, as the exchange counts them; None where that isn't
+    known."""
+    if counts_alike(before.metadata, after.metadata):
+        return before.last, after.first
+    last, first = before.metadata.raw_last, after.metadata.raw_first
+    return None if last is None or first is None else (last, first)
 
 
 @contextmanager

@@ -101,6 +101,7 @@ def _examined(
         missing=int(missing.sum()),
         # Ids of aggregated raw trades are our own, so they say nothing of the exchange's.
         edges=first_and_last(rows.id[is_trade & _inside(rows, span)]) if kind == "aggTrades" else None,
+        raw_edges=first_and_last(rows.id[(keep | ~is_trade) & _inside(rows, span)]) if kind == "trades" else None,
     )
 
 
