@@ -63,6 +63,27 @@ def test_funding_rows_are_counted_at_both_ends_of_a_day(hours: tuple[int, ...], 
 
 
 @pytest.mark.parametrize(
+    ("stated", "following", "lost"),
+    [
+        ((8, 8, 8), (24, 8), 0),
+        ((8, 8, 8), (24, 4), 1),  # 20:00
+        ((8, 8, 8), (28, 4), 1),  # 20:00; 24:00 is of the next day
+        ((8, 8, 4), (24, 8), 1),  # 12:00 alone: the longer interval begins at 16:00
+        ((8, 8, 4), (24, 0), 2),  # nothing says that it ends at 16:00
+        ((8, 8, 4), None, 2),
+    ],
+)
+def test_the_first_row_of_the_next_day_states_the_interval_that_begins_in_a_day(
+    stated: tuple[int, ...], following: tuple[int, int] | None, lost: int
+) -> None:
+    nothing = np.zeros(3, np.int64)
+    columns = [BEGIN + HOUR_MS * np.array((0, 8, 16)), nothing, np.array(stated)]
+    after = [np.array([BEGIN + HOUR_MS * following[0]]), nothing[:1], np.array([following[1]])] if following else []
+    missing, edges = rows_missing(FUNDING_RATES, columns, SPAN, following=after)
+    assert int(missing.sum()) + edges == lost
+
+
+@pytest.mark.parametrize(
     ("hours", "lost"),
     [
         ((0, 4, 8, 12, 16, 20), 0),

@@ -48,13 +48,13 @@ LINE = 92
 """Of the last day in both files."""
 
 
-def spoiled(file: ArchiveFile, cells: dict[str, str]) -> str:
+def spoiled(file: ArchiveFile, cells: dict[str, str], line: int = LINE) -> str:
     """Return the file's text with some cells of one line changed."""
     lines, names = HISTORY.csv(file).splitlines(), HEADERS[file.kind].split(",")
-    row = lines[LINE - 1].split(",")
+    row = lines[line - 1].split(",")
     for name, value in cells.items():
         row[names.index(name)] = value
-    lines[LINE - 1] = ",".join(row)
+    lines[line - 1] = ",".join(row)
     return "\n".join(lines) + "\n"
 
 
@@ -165,3 +165,28 @@ def test_a_sound_file_has_no_such_fault(tmp_path: Path, run: Callable[..., tuple
     path.write_bytes(zipped(path.name, HISTORY.csv(MARK_FILE)))
     status, words = run("import", "BTCUSDT", str(path))
     assert (status, "ok" in words) == (0, True), words
+
+
+@pytest.mark.parametrize(
+    ("line", "hours", "missing"),
+    [
+        (91, 4, 1),  # of 30 January, 16:00
+        (91, 1, 7),
+        (92, 4, 1),  # of 31 January, 00:00: what lacks before it is the day before's
+        (92, 1, 7),
+        (93, 2, 3),
+    ],
+)
+def test_one_interval_that_is_shorter_than_the_others_is_asked_for_and_told(
+    run: Callable[..., tuple[int, str]], server: HistoryServer, line: int, hours: int, missing: int
+) -> None:
+    """Each row states the interval that ends there."""
+    text = spoiled(FUNDING_FILE, {"funding_interval_hours": str(hours)}, line)
+    server.files.clear()
+    server.put(FUNDING_FILE, text)
+    status, words = run(*fetch(server, FUNDING))
+    day = "2026-01-31" if line == 93 else "2026-01-30"
+    assert (status, f"funding: {missing} rows are missing on {day}, at REST too" in words) == (1, True), words
+    status, words = run("verify")
+    assert (status, f"funding/BTCUSDT/{day}: 3 rows: with faults\n    id_gap" in words) == (1, True), words
+    assert words.count("id_gap") == 2, "the day's, and the summary's"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import date, timedelta
 
-from voltrade.data.kinds import TRADES, days_between
+from voltrade.data.kinds import TRADES, Column, Kind, days_between
 from voltrade.data.store import Store
 from voltrade.data.stored_day import StoredDay, ids_between
 from voltrade.errors import DataError
@@ -41,6 +41,15 @@ def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, 
         if day is not None and (edges := open_edges(before, day, after)):
             found.append(f"{day.day} ({' and '.join(edges)})")
     return tuple(found)
+
+
+def first_row_after(store: Store, kind: Kind, stored: StoredDay) -> list[Column]:
+    """Return the columns of the first row of the day after a stored one; none where there is no such row to read."""
+    day = stored.day + timedelta(1)
+    with suppress(DataError):
+        if store.day(kind, stored.symbol, day) is not None:
+            return [column[:1] for column in store.rows(kind, stored.symbol, day)]
+    return []
 
 
 def _readable(store: Store, symbol: str, day: date) -> StoredDay | None:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import open_edges
+from voltrade.data.day_edges import first_row_after, open_edges
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
@@ -381,7 +381,8 @@ def _rows_lacking(store: Store, kind: Kind, stored: StoredDay) -> int:
     """Count the mark prices or funding rates that a day lacks, its begin and end included."""
     columns, begin = store.rows(kind, stored.symbol, stored.day), start_of(stored.day)
     span, interval_ms = (begin, begin + DAY_MS), known_interval_ms(stored.symbol)
-    missing, at_edges = rows_missing(LAYOUTS[kind], columns, span, interval_ms)
+    following = [] if kind.step else first_row_after(store, kind, stored)
+    missing, at_edges = rows_missing(LAYOUTS[kind], columns, span, interval_ms, following)
     return int(missing.sum()) + at_edges
 
 

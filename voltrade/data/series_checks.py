@@ -112,25 +112,32 @@ def inspect_values(
     span: Span | None = None,
     due: Span | None = None,
     interval_ms: int = USUAL_FUNDING_MS,
+    following: Sequence[Int64s] = (),
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect times and values that are numbers already; rows are counted from 1.
 
     Args:
         due: from when to when rows are due, so that missing ones can be counted at begin and end too.
-        interval_ms: the symbol's interval between two funding times, where it is known; see `rows_missing`.
+        interval_ms, following: see `rows_missing`.
     """
     number = np.arange(1, len(columns[0]) + 1, dtype=np.int64)
     rows = (number, *columns)
-    return _examined_series(name, layout, rows, len(number), Findings(policies), span, due, interval_ms)
+    return _examined_series(name, layout, rows, len(number), Findings(policies), span, due, interval_ms, following)
 
 
 def rows_missing(
-    layout: SeriesLayout, columns: Sequence[Int64s], span: Span | None, interval_ms: int = USUAL_FUNDING_MS
+    layout: SeriesLayout,
+    columns: Sequence[Int64s],
+    span: Span | None,
+    interval_ms: int = USUAL_FUNDING_MS,
+    following: Sequence[Int64s] = (),
 ) -> tuple[Int64s, int]:
     """Return how many rows are missing before each row, and how many before the first and after the last of a span.
 
     Args:
         interval_ms: the symbol's interval between two funding times today; see `known_intervals`.
+        following: columns of the first row after the span, where it is known; see `day_edges.first_row_after`. It
+            states the interval that ends there, which begins in the span.
     """
     times = columns[0]
     if layout.step:
@@ -141,6 +148,9 @@ def rows_missing(
     # A day's first row is due at its first moment, give or take a minute.
     due = (span[0] - MINUTE_MS, span[1] - MINUTE_MS)
     missing = fundings_missing_before(funding, known_intervals(times, interval_ms, *due))
+    if following and columns[2][-1] and following[2][0]:  # both state their interval
+        columns = [np.append(column, later) for column, later in zip(columns, following, strict=True)]
+        funding = Funding(columns[0], columns[1], columns[2] * HOUR_MS)
     return missing, max(0, fundings_missing(funding, *due, interval_ms) - int(missing.sum()))
 
 
@@ -161,13 +171,14 @@ def _examined_series(
     span: Span | None,
     due: Span | None,
     interval_ms: int = USUAL_FUNDING_MS,
+    following: Sequence[Int64s] = (),
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect rows of line number, time and values."""
     rows = _in_bounds(layout, rows, found)
     order = order_by_key("time", rows[1], rows[2:], rows[0], found)
     number, *columns = rows if order is None else (column[order] for column in rows)
     times, values = columns[0], columns[1:]
-    missing, at_edges = rows_missing(layout, columns, due, interval_ms)
+    missing, at_edges = rows_missing(layout, columns, due, interval_ms, following)
     lost = f"{missing.sum() + at_edges} rows are missing"
     found.where("id_gap", missing > 0, number, f"{lost}; the row after the first gap", times)
     if at_edges:
