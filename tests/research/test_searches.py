@@ -11,8 +11,19 @@ from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
 from voltrade.model import DAY_MS, Floats, Trades
 from voltrade.report.bootstrap import NOTHING_TRIED, Luckiest, luck_of, on_a_part
+from voltrade.report.judgement import Judgement, judge
+from voltrade.report.performance import Returns
 from voltrade.research import searches
-from voltrade.research.searches import Search, SearchesWarning, TradedTime, forget, keep, settings_hash
+from voltrade.research.searches import (
+    CountingLater,
+    Search,
+    Searches,
+    SearchesWarning,
+    TradedTime,
+    forget,
+    keep,
+    settings_hash,
+)
 
 JUNE = TradedTime("BTCUSDT", 0, 30 * DAY_MS)
 
@@ -94,6 +105,26 @@ def test_a_search_is_judged_with_those_that_were_made_after_it() -> None:
     later = first.with_later()
     later.forget()
     assert len(later.with_later().others) == 1, "a result keeps what it has counted"
+
+
+def test_a_judgement_is_made_anew_where_another_search_was_made_or_made_again() -> None:
+    """The same settings over the same time, once the tape's holes were filled, have other figures."""
+    counting = CountingLater(keep("settings", JUNE, ["ema_fast"], ["a"], 1.0, luck()), judged)
+    first = counting.judgement
+    assert (first.trials, counting.judgement is first) == (1, True)
+    keep("settings", JUNE, ["ema_slow"], ["x", "y"], 1.0, luck(2, 7))
+    second = counting.judgement
+    assert (second.trials, counting.judgement is second) == (3, True)
+    keep("settings", JUNE, ["ema_slow"], ["x", "y"], 1.0, luck(2, 8))
+    third = counting.judgement
+    assert (third.trials, third.luckiest != second.luckiest) == (3, True)
+    assert counting.searches.trials == 3
+
+
+def judged(searches: Searches) -> Judgement:
+    values = np.random.default_rng(3).standard_normal(60) + 0.2
+    returns = Returns(values / 100, DAY_MS, 10_000.0)
+    return judge([returns], 50, others=searches.luckiest, in_all=searches.trials)
 
 
 @pytest.mark.parametrize(

@@ -743,3 +743,20 @@ def test_a_backtest_says_how_much_of_it_is_luck(played: Tape) -> None:
         sweep(played, CONFIG, {"stop_atr": [CONFIG.exits.stop_atr]}, progress=False).judgement.sharpe
     )
     assert found.text in found._repr_html_()
+
+
+def test_a_second_reading_of_a_backtest_or_walk_forward_counts_what_was_tried_since(played: Tape) -> None:
+    research = Research(played)
+    done = backtest(research, CONFIG)
+    forward = walk_forward(research, CONFIG, {"stop_atr": [1.5, 3.0]}, folds=2, progress=False)
+    assert (done.judgement.trials, forward.judgement.trials) == (2, 2), "one another"
+    length_s = (int(played.trades.time[-1]) - int(played.trades.time[0])) / 1_000
+    thirds = [
+        sweep(research, CONFIG, {"ema_fast": [6, 7]}, begin_s=part * length_s / 3, end_s=end, progress=False)
+        for part, end in enumerate((length_s / 3, 2 * length_s / 3, None))
+    ]
+    assert [search.judgement.trials for search in thirds] == [4, 4, 4], "the same two settings on three parts"
+    assert [len(search.searches.others) for search in thirds] == [4, 4, 4], "each third is another try"
+    assert (done.judgement.trials, forward.judgement.trials) == (4, 4)
+    assert "4 with the others tried on this market" in forward.assessment
+    assert len(forward.searches.frame) == 5

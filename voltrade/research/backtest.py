@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # pandas and plotly are imported only when they are needed: t
     from voltrade.report.frames import Frames
     from voltrade.report.judgement import Judgement
     from voltrade.report.statistics import Statistics
+    from voltrade.research.searches import CountingLater, Searches
 
 Path = Literal["auto", "compiled", "events"]
 
@@ -141,16 +142,20 @@ class Backtest(Framed):
 
         return statistics(self._frames)
 
-    @cached_property
+    @property
     def judgement(self) -> Judgement:
-        """Whether the result is better than luck, as one of all settings that were tried on the market.
+        """Whether the result is better than luck, as one of all settings that were tried on the market until now.
 
         Reading it puts the backtest into the search log (`searches`).
         """
+        return self._counting.judgement
+
+    @cached_property
+    def _counting(self) -> CountingLater:
         from voltrade.report.bootstrap import luck_of
         from voltrade.report.judgement import columns_of, judge
         from voltrade.report.statistics import returns
-        from voltrade.research.searches import TradedTime, keep, settings_hash
+        from voltrade.research.searches import CountingLater, TradedTime, keep, settings_hash
 
         found, times = returns(self._frames), self.tape.trades.time[slice(*self._rows)]
         luck = luck_of(columns_of([found], found))
@@ -161,8 +166,12 @@ class Backtest(Framed):
         )
         trips = len(self._frames.round_trips)
         known: dict[str, Any] = {"fall": self.statistics.max_drawdown, "at_risk": self.statistics.largest_r}
-        judged = judge([found], trips, luck=luck, others=searches.luckiest, in_all=searches.trials, **known)
-        return replace(judged, warning=self.warning)
+
+        def judged(searches: Searches) -> Judgement:
+            of_all = judge([found], trips, luck=luck, others=searches.luckiest, in_all=searches.trials, **known)
+            return replace(of_all, warning=self.warning)
+
+        return CountingLater(searches, judged)
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 

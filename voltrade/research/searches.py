@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -27,6 +27,7 @@ from voltrade.data.tape import Tape
 from voltrade.errors import VoltradeError
 from voltrade.folders import state_home
 from voltrade.report.bootstrap import RESAMPLES, Luckiest, on_a_part
+from voltrade.report.judgement import Judgement
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.code_hash import code_hash
 from voltrade.strategy.rule_file import RuleAsLoaded
@@ -195,6 +196,29 @@ class Searches:
         head = f"{self.trials:,} different settings count that were tried on {self.own.traded.market}"
         table = self.frame.to_html(index=False, float_format="{:,.4g}".format)
         return f"<p>{head}.</p>{table}"
+
+
+class CountingLater:
+    """A judgement together with the searches that count, made anew whenever others were made since it was read."""
+
+    def __init__(self, searches: Searches, judge: Callable[[Searches], Judgement]) -> None:
+        self._searches, self._judge = searches, judge
+        self._judgements: dict[tuple[bytes, ...], Judgement] = {}
+
+    @property
+    def searches(self) -> Searches:
+        """The search and the others that count, those made since then included."""
+        self._searches = self._searches.with_later()
+        return self._searches
+
+    @property
+    def judgement(self) -> Judgement:
+        """The judgement by all that counts now."""
+        searches = self.searches
+        key = tuple(search.written() for search in searches.others)
+        if key not in self._judgements:
+            self._judgements = {key: self._judge(searches)}
+        return self._judgements[key]
 
 
 def settings_hash(config: Config, rule: type[SignalEngine] | None = None) -> str:

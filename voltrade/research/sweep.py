@@ -34,7 +34,7 @@ from voltrade.report.sweep_charts import heat_map, luck_chart
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.prepared_tape import Research
 from voltrade.research.rests_on import extrapolated_text, made_from, rests_on
-from voltrade.research.searches import Searches, TradedTime, keep, settings_hashes
+from voltrade.research.searches import CountingLater, Searches, TradedTime, keep, settings_hashes
 from voltrade.research.trial_executor import trade_all
 from voltrade.research.trial_worker import Job, TrialResult
 from voltrade.research.trials import FIGURES, Choices, Trials, trials_of
@@ -86,8 +86,7 @@ class Sweep:
         self._rules = settings.rules
         self.returns = [outcome.returns for outcome in outcomes]
         self._luck = luck_of(columns_of(self.returns, self.returns[self.best]))
-        self._searches = self._kept()
-        self._judgements: dict[tuple[str, ...], Judgement] = {}
+        self._counting = CountingLater(self._kept(), self._judged)
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -126,17 +125,12 @@ class Sweep:
     @property
     def searches(self) -> Searches:
         """This search and the others on the same market whose trials count too, those made since then included."""
-        self._searches = self._searches.with_later()
-        return self._searches
+        return self._counting.searches
 
     @property
     def judgement(self) -> Judgement:
         """Whether the best trial is better than the luckiest of as many, and of all that count too, without skill."""
-        searches = self.searches
-        key = tuple(search.name for search in searches.others)
-        if key not in self._judgements:
-            self._judgements[key] = self._judged(searches)
-        return self._judgements[key]
+        return self._counting.judgement
 
     def _judged(self, searches: Searches) -> Judgement:
         others, count = searches.luckiest, searches.trials

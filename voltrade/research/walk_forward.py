@@ -27,7 +27,7 @@ from voltrade.report.performance import Returns, largest_of
 from voltrade.report.sweep_charts import walk_forward_chart
 from voltrade.research.prepared_tape import Research
 from voltrade.research.rests_on import extrapolated_text, made_from, rests_on
-from voltrade.research.searches import Searches, TradedTime, keep, settings_hashes
+from voltrade.research.searches import CountingLater, Searches, TradedTime, keep, settings_hashes
 from voltrade.research.splits import Scheme, Split, splits_by
 from voltrade.research.sweep import NUMBER_FORMAT, SHOWN
 from voltrade.research.trial_executor import trade_all
@@ -46,26 +46,36 @@ class WalkForward:
             whole capital and all limits, so losses of several tests together can exceed a limit.
         trials: number of trials in each fold.
         coverage: what the tape has and lacks; `missing` in the frame is the largest missing part of each test.
-        judgement: of all tests together. They are one trial, since no test was used to choose. What was tried before
-            in the time of the tests adds to it, unless it was only settings that each training chose from again.
-        searches: this walk-forward and those that add to it.
+
+    All tests together are judged as one trial, since no test was used to choose. What else was tried in the time of the
+    tests adds to it, unless it was only settings that each training chose from again.
     """
 
     def __init__(
         self,
         frame: pd.DataFrame,
         trials: int,
-        judged: tuple[Judgement, Searches],
+        counting: CountingLater,
         source: str,
         coverage: Coverage,
         notes: Callable[[], list[str]],
     ) -> None:
         self.frame = frame
         self.trials = trials
-        self.judgement, self.searches = judged
+        self._counting = counting
         self.coverage = coverage
         self._source = source
         self._notes = notes
+
+    @property
+    def judgement(self) -> Judgement:
+        """The judgement of all tests together, with what counts of the searches made until now."""
+        return self._counting.judgement
+
+    @property
+    def searches(self) -> Searches:
+        """This walk-forward and those that add to it, those made since then included."""
+        return self._counting.searches
 
     @property
     def assessment(self) -> str:
@@ -152,12 +162,11 @@ def walk_forward(
     how = f"{scheme} {folds} {purge_s} {embargo_s} {hashes}"
     known: dict[str, Any] = {"chosen_from": hashes, "missing": coverage.missing}
     searches = partial(keep, "walk-forward", traded, grid, [sha256(how.encode()).hexdigest()[:16]], **known)
-    judged = _judged(tested, folds, period_ms, searches)
+    counting = _judged(tested, folds, period_ms, searches, coverage.warning)
     frame.attrs["warning"] = coverage.warning
-    judged = replace(judged[0], warning=coverage.warning), judged[1]
     most = float(frame["extrapolated"].fillna(0.0).max())
     notes = partial(_notes, research, settings, coverage, most)
-    return WalkForward(frame, len(settings.configs), judged, research.tape.source, coverage, notes)
+    return WalkForward(frame, len(settings.configs), counting, research.tape.source, coverage, notes)
 
 
 def _notes(research: Research, settings: Trials, coverage: Coverage, extrapolated: float) -> list[str]:
@@ -202,8 +211,12 @@ def _fold_figures(results: Mapping[TimeRange, TrialResult], split: Split, sharpe
 
 
 def _judged(
-    tested: Sequence[TrialResult], folds: int, period_ms: int, keep_search: Callable[[float, Luckiest], Searches]
-) -> tuple[Judgement, Searches]:
+    tested: Sequence[TrialResult],
+    folds: int,
+    period_ms: int,
+    keep_search: Callable[[float, Luckiest], Searches],
+    warning: str,
+) -> CountingLater:
     """Judge the tests of all folds together, and keep them in the search log as one trial."""
     returns = _joined([result.returns for result in tested], period_ms)
     trips = sum(result.figures.round_trips for result in tested)
@@ -213,15 +226,13 @@ def _judged(
     named = f"what was chosen in {chosen_in}"
     fall = min((result.figures.max_drawdown for result in tested), default=0.0)
     risk = largest_of(np.array([result.figures.largest_r for result in tested]))
-    known: dict[str, Any] = {
-        "tried": named,
-        "others": searches.luckiest,
-        "in_all": searches.trials,
-        "fall": fall,
-        "at_risk": risk,
-    }
-    judged = judge([returns], trips, luck=luck, **known)
-    return judged, searches
+    known: dict[str, Any] = {"tried": named, "luck": luck, "fall": fall, "at_risk": risk}
+
+    def judged(searches: Searches) -> Judgement:
+        of_all = judge([returns], trips, others=searches.luckiest, in_all=searches.trials, **known)
+        return replace(of_all, warning=warning)
+
+    return CountingLater(searches, judged)
 
 
 def _joined(parts: Sequence[Returns], period_ms: int) -> Returns:
