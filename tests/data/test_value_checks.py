@@ -14,6 +14,7 @@ from voltrade.config import Config
 from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, Kind, start_of
+from voltrade.data.series_checks import FUNDING_RATES, inspect_values
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
 from voltrade.data.tape import stored_trades
@@ -190,3 +191,65 @@ def test_one_interval_that_is_shorter_than_the_others_is_asked_for_and_told(
     status, words = run("verify")
     assert (status, f"funding/BTCUSDT/{day}: 3 rows: with faults\n    id_gap" in words) == (1, True), words
     assert words.count("id_gap") == 2, "the day's, and the summary's"
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "rate", "fault"),
+    [(3, "0.00010000", "duplicate_id"), (-3, "0.00010000", "duplicate_id"), (3, "0.00020000", "conflicting_id")],
+)
+def test_a_funding_that_a_file_states_twice_some_milliseconds_apart_is_one(
+    tmp_path: Path, run: Callable[..., tuple[int, str]], late_ms: int, rate: str, fault: str
+) -> None:
+    lines = HISTORY.csv(FUNDING_FILE).splitlines()
+    at = int(lines[LINE - 1].split(",")[0])
+    lines.insert(LINE, f"{at + late_ms},8,{rate}")
+    path = tmp_path / FUNDING_FILE.name.replace(".zip", ".csv")
+    path.write_text("\n".join(lines) + "\n")
+    refused = fault == "conflicting_id"
+    for command in (("verify",), ("import", "BTCUSDT")):
+        status, words = run(*command, str(path))
+        assert status == (1 if refused or command == ("verify",) else 0)
+        assert f"{fault} in 1 row ({LINE + 1}): " in words
+        assert "id_gap" not in words
+    rows = sum(day.rows for day in Store(tmp_path / "store").days(FUNDING, "BTCUSDT"))
+    assert rows == (0 if refused else len(lines) - 2)
+
+
+@pytest.mark.parametrize("rate", ["0.00010000", "0.00020000"])
+def test_rest_that_states_the_same_funding_some_milliseconds_later_adds_no_row(
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str]],
+    server: HistoryServer,
+    monkeypatch: pytest.MonkeyPatch,
+    rate: str,
+) -> None:
+    """The file lacks the row of 08:00, so that REST is asked for the day; an older version stored 7 ms at 16:00."""
+    store, begin = Store(tmp_path / "store"), start_of(DAY)
+    times = begin + 28_800_000 * np.array([0, 2]) + [0, 7]
+    columns = [times, np.array([10_000, 10_000]), np.array([8, 8])]
+    made = Metadata.of_values({"file": {}}, begins=True, ends=True)
+    store.add(FUNDING, "BTCUSDT", columns, times, made, whole=(DAY, DAY))
+    server.files.clear()
+    page = [{"fundingTime": begin + 28_800_000 * n + 4, "fundingRate": rate} for n in range(3)]
+    monkeypatch.setattr(server, "_funding", lambda wanted: page if int(wanted["startTime"]) <= begin else [])
+    days = ("--from", str(DAY), "--to", str(DAY), "--kinds", "funding")
+    status, words = run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
+    agrees = rate == "0.00010000"
+    assert status == (0 if agrees else 1), words
+    assert ("rows of one time must agree" in words) != agrees
+    (stored,) = store.days(FUNDING, "BTCUSDT")
+    assert stored.rows == (3 if agrees else 2)
+    if agrees:
+        assert store.rows(FUNDING, "BTCUSDT", DAY)[0].tolist() == [begin + 28_800_000 * n for n in range(3)]
+        assert run("verify")[0] == 0
+
+
+def test_a_store_that_has_a_funding_twice_says_so_and_counts_it_once() -> None:
+    """As an older version stored a row of a file, and the same of REST, which states no interval."""
+    begin = start_of(DAY)
+    times = np.array([begin + 28_800_000 * n + late for n in range(3) for late in (0, 3)])
+    rates, hours = np.full(6, 10_000), np.array([8, 0] * 3)
+    span = (begin, begin + DAY_MS)
+    found = inspect_values("stored", (times, rates, hours), FUNDING_RATES, span=span, due=span)
+    assert [(each.fault, each.rows.tolist()) for each in found.findings] == [("duplicate_id", [2, 4, 6])]
+    assert found.missing == 0

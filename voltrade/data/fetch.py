@@ -380,6 +380,8 @@ def _ids_from(ids: Int64s, first: int, last: int) -> slice:
 def _rows_lacking(store: Store, kind: Kind, stored: StoredDay) -> int:
     """Count the mark prices or funding rates that a day lacks, its begin and end included."""
     columns, begin = store.rows(kind, stored.symbol, stored.day), start_of(stored.day)
+    once = np.unique(columns[0], return_index=True)[1]
+    columns = [column[once] for column in columns]
     span, interval_ms = (begin, begin + DAY_MS), known_interval_ms(stored.symbol)
     following = [] if kind.step else first_row_after(store, kind, stored)
     missing, at_edges = rows_missing(LAYOUTS[kind], columns, span, interval_ms, following)

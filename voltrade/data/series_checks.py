@@ -17,7 +17,13 @@ from voltrade.data.trade_files import multiples, read_cells
 from voltrade.data.value_checks import values_wrong
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
-from voltrade.simulated.mark_columns import USUAL_FUNDING_MS, fundings_missing, fundings_missing_before, known_intervals
+from voltrade.simulated.mark_columns import (
+    USUAL_FUNDING_MS,
+    fundings_missing,
+    fundings_missing_before,
+    known_intervals,
+    whole_minutes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +180,7 @@ def _examined_series(
     following: Sequence[Int64s] = (),
 ) -> Inspection[tuple[Int64s, ...]]:
     """Inspect rows of line number, time and values."""
-    rows = _in_bounds(layout, rows, found)
-    order = order_by_key("time", rows[1], rows[2:], rows[0], found)
-    number, *columns = rows if order is None else (column[order] for column in rows)
+    number, *columns = _in_order(layout, _in_bounds(layout, rows, found), found)
     times, values = columns[0], columns[1:]
     missing, at_edges = rows_missing(layout, columns, due, interval_ms, following)
     lost = f"{missing.sum() + at_edges} rows are missing"
@@ -201,6 +205,16 @@ def _examined_series(
         missing=int(missing.sum()) + at_edges,
         edges=first_and_last(times[~outside]),
     )
+
+
+def _in_order(layout: SeriesLayout, rows: tuple[Int64s, ...], found: Findings) -> tuple[Int64s, ...]:
+    """Sort rows by time, and drop repeated ones; times of funding are whole minutes."""
+    number, times, *values = rows
+    times = times if layout.step else whole_minutes(times)
+    compared = values[:-1] if layout.hours and not values[-1].all() else values  # not all sources state hours
+    order = order_by_key("time", times, compared, number, found)
+    columns = (number, times, *values)
+    return columns if order is None else tuple(column[order] for column in columns)
 
 
 def _in_bounds(layout: SeriesLayout, rows: tuple[Int64s, ...], found: Findings) -> tuple[Int64s, ...]:

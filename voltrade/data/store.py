@@ -43,6 +43,7 @@ from voltrade.data.tape_cache import TapeCache
 from voltrade.data.value_checks import refuse_wrong_values
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, HOUR_MS, Funding, Instrument, Int64s, Marks, Trades
+from voltrade.simulated.mark_columns import whole_minutes
 
 STORE = "VOLTRADE_STORE"
 """Environment variable with the root of the store; `data` where it isn't set."""
@@ -243,6 +244,8 @@ class Store:
             times, name = found[columns.index("time")], path.split("/")[2]
             if not name.startswith((f"{day_of(int(times[0]))}.", f"{day_of(int(times[-1]))}.")):
                 raise DataError(f"{path}: must be of {name[:10]}, is of {day_of(int(times[0]))}")
+            if path.startswith(f"{FUNDING.name}/"):  # older versions stored the sources' milliseconds
+                found[columns.index("time")] = whole_minutes(times)
         return FileContent.of(metadata, rows, key_bounds(file.metadata), size, found)
 
     # --- writing ------------------------------------------------------------------------------------------------------

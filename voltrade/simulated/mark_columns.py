@@ -108,14 +108,14 @@ Rows = TypeVar("Rows", Marks, Funding)
 def each_once(rows: Rows) -> Rows:
     """Return mark prices or funding rates in the order of time, each row once.
 
-    Sources state the time of one funding with different milliseconds, so funding rows of one minute are one row.
+    Funding rows of one minute are one row, see `whole_minutes`.
 
     Raises:
         DataError: two rows of one time differ.
     """
     is_funding = isinstance(rows, Funding)
     values = rows.rate_e8 if isinstance(rows, Funding) else rows.price_e8
-    key = (rows.time + MINUTE_MS // 2) // MINUTE_MS if is_funding else rows.time
+    key = whole_minutes(rows.time) if is_funding else rows.time
     if np.all(key[1:] > key[:-1]):
         return rows
     order = np.argsort(rows.time, kind="stable")
@@ -126,6 +126,11 @@ def each_once(rows: Rows) -> Rows:
         name, pair = "funding" if is_funding else "marks", values[order][at : at + 2].tolist()
         raise DataError(f"{name}: rows of one time must agree, was {pair} in 1e-8 at {rows.time[order][at]}")
     return _taken(rows, order[~repeated])
+
+
+def whole_minutes(times: Int64s) -> Int64s:
+    """Round times of funding: sources state the same one with different milliseconds."""
+    return (times + MINUTE_MS // 2) // MINUTE_MS * MINUTE_MS
 
 
 def _believed(funding: Funding) -> Funding:
