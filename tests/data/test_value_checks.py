@@ -116,8 +116,8 @@ def test_pages_of_rest_are_held_to_the_same(
     mark = [at, "60000", "59000", "59000", "60000", "0"]
     rate = {"symbol": "BTCUSDT", "fundingTime": at, "fundingRate": "0.80000000"}
     with monkeypatch.context() as patch:
-        patch.setattr(server, "_marks", lambda wanted: [mark])
-        patch.setattr(server, "_funding", lambda wanted: [rate])
+        patch.setattr(server, "_marks", lambda wanted: [mark] * (int(wanted["startTime"]) <= at))
+        patch.setattr(server, "_funding", lambda wanted: [rate] * (int(wanted["startTime"]) <= at))
         status, words = run(*fetch(server, MARKS))
         assert (status, "REST marks: bad_value in 1 row (1): high must be at least" in words) == (2, True)
         status, words = run(*fetch(server, FUNDING))
