@@ -104,7 +104,7 @@ class AccountBooks:
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def ask(self, question: int, symbol: int = 0) -> int:
-        """Return the answer to a question: one of the constants from NEXT_DUE on in `records`."""
+        """Return the answer to a question, NEXT_DUE to WAKE_AT_BAR of `records`."""
         self._events[0] = Event(ASKED, symbol, code=question)
         return int(self._step(self._accounts, self._symbols, self._events))  # numpy's own where nothing is compiled
 
@@ -125,7 +125,7 @@ class AccountBooks:
         return self._step(self._accounts, self._symbols, self._events)
 
     def drain(self) -> list[Output]:
-        """Return the outputs of the last calls, and free the rows of finished orders.
+        """Return the outputs of the last calls; pass their halts to monitors and breaker; free rows of finished orders.
 
         Raises:
             RuntimeError: one event led to more outputs than there is room for.

@@ -18,7 +18,8 @@ from voltrade.order_states import FILTER_CODES, SETTING_CODES
 COMPARE = "COMPARE"
 """Reason for reading the account: it is time to compare it with our books."""
 REPORT_WITHIN_MS = 2_000
-"""The user stream reports an accepted order within this time."""
+"""The user stream reports an accepted order within this time, else it counts as silent; a trigger that the price has
+passed without a report has the account read after it."""
 PAID_WITHIN_MS = 10_000
 """The user stream tells funding within this time; then the account is compared once."""
 COMPARE_MS = 60_000
@@ -82,7 +83,8 @@ class AccountWatch:
                 self._read_at = now
 
     def _on_refused(self, code: int) -> None:
-        """Note the code of a refusal: the filters or settings that it concerns are read again at once."""
+        """Note the code of a refusal: the settings that it concerns are read again at the next check, the filters once
+        REFUSED_MS have passed since they were last read."""
         if code in FILTER_CODES:
             self._filters_after_ms = REFUSED_MS
         if code in SETTING_CODES:
@@ -110,7 +112,10 @@ class AccountWatch:
         self._settings_asked_at = asked or self._settings_asked_at
 
     def are_settings_due(self, now: int) -> bool:
-        """Return whether to read the account's settings: they were read long ago, or the user stream was down since."""
+        """Return whether to read the account's settings.
+
+        They were read long ago, the user stream was down since, or an order was refused because of them.
+        """
         return _is_over(self._settings_read_at, now, SETTINGS_MS)
 
     def _await(self, reply: Reply, now: int) -> None:
@@ -139,8 +144,9 @@ class AccountWatch:
         return COMPARE_MS if _is_over(self._late_from, now, LATE_ORDER_MS) else COMPARE_LATE_MS
 
     def is_due(self, now: int) -> bool:
-        """Return whether to read the account: its last reading or that of its settings is old, an order may execute
-        late, a passed trigger was not reported, or funding was paid, of which the position must know before it ends.
+        """Return whether to read the account: its last reading or that of its settings is old, an order was refused
+        because of its settings, an order may execute late, a passed trigger was not reported, or funding was paid, of
+        which the position must know before it ends.
 
         Never before the account was read for the first time.
         """

@@ -1,7 +1,9 @@
 """Checkpoints: the whole state of a core as a row of the journal, from which a recovery starts.
 
-Every 50,000 trades the journal gets a row with everything that the core keeps, but the closed bars, which have rows of
-their own. A replay makes the same rows and compares them; a recovery restores the last one and replays what follows.
+After the block with which 50,000 trades have come since the last one, the journal gets a row with everything that the
+core keeps, but the closed bars, which have rows of their own. Once the core has something that a row can't keep, there
+are no more. A replay makes the same rows and compares them; a recovery restores the last one and replays what follows,
+or replays all where another version of the code wrote it.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ OMITTED_ATTRIBUTES = {
     "SnapshotCheck": {"_register"},
     "OrderOutputs": {"_register", "_books", "_gates", "_symbol", "_working_type"},
 }
-"""Attributes that a checkpoint omits, by class: made from settings, arrays (stored apart), or references to other
-objects. All others are stored."""
+"""Attributes that a checkpoint omits, by class: made from settings, arrays (stored apart), references to other objects
+(stored under a name of their own), or needed within one event. All others are stored."""
 
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (OrderRow, PositionRow, Operator, Filters)}
 

@@ -123,12 +123,14 @@ class BarSettings(Settings):
     unit: Literal["base", "quote", "trades"] = "base"
     """What the threshold counts: `base` coins, `quote` price x quantity in the quote asset, `trades` aggTrades."""
     threshold: Annotated[PositiveAmount, Field(le=10**18)] = Decimal(10)
-    """Volume at which a bar closes, in `unit`. For `base` it must be a multiple of the symbol's step. Where parameters
-    have none, or 0, the symbol's own is taken; `demo` and `live` want one that is given."""
+    """Volume at which a bar closes, in `unit`. For `base` it must be a multiple of the symbol's step. Where the
+    parameters of a session, explorer or backtest (`read_parameters`) have none, or 0, the symbol's own is taken;
+    `demo` and `live` want one that is given. `Config` itself keeps this default."""
     anchor: Literal["utc_day", "continuous"] = "utc_day"
     """`utc_day`: the first trade of a UTC day closes the open bar before its threshold. `continuous`: no daily cut."""
     least_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
-    """Fewer bars than this in 24 hours raise an alert: the threshold no longer suits the market; 0 for no limit."""
+    """Fewer bars than this in 24 hours raise an alert, and nothing else: the threshold no longer suits the market; 0
+    for no limit."""
     most_bars_a_day: Annotated[float, Field(ge=0)] = 0.0
     """More bars than this in 24 hours raise the same alert; 0 for no limit. `notebooks/01_data.ipynb` computes both."""
 
@@ -183,20 +185,20 @@ class ExitSettings(Settings):
     """Exits of an open position: stop, take-profit, opposite signal and time."""
 
     stop_atr: Annotated[float, Field(gt=0)] = 2.0
-    """Distance of the stop from the average fill price, in ATR."""
+    """Distance of the stop from the average fill price, in ATR of the bar that gave the signal."""
     take_profit_atr: Annotated[float, Field(ge=0)] = 3.0
-    """Distance of the take-profit in ATR; 0 for none."""
+    """Distance of the take-profit likewise; 0 for none."""
     min_stop_bps: BasisPoints = 5.0
     """An entry whose stop is nearer than this is refused as STOP_TOO_TIGHT; so is one nearer than 3 ticks, or than
     twice the fees and slippage of a round trip."""
     exit_on_opposite_signal: bool = True
     """An opposite signal closes the position, before any gate is asked."""
     max_holding_bars: Wholes = 0
-    """Exit after this many bars; 0 for never."""
+    """Exit when this many bars have closed since the entry's first fill; 0 for never."""
     max_holding_s: Seconds = 0.0
-    """Exit after this many seconds; 0 for never."""
+    """Exit this many seconds after the entry's first fill; 0 for never."""
     working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "CONTRACT_PRICE"
-    """Which price triggers stop and take-profit."""
+    """Which price triggers stop and take-profit: the last trade's, or the mark price."""
 
 
 class RiskSettings(Settings):
@@ -205,18 +207,22 @@ class RiskSettings(Settings):
     capital: Account = Decimal(10_000)
     """Amount in the quote asset that sizes and limits refer to; for sizes a smaller wallet balance counts instead."""
     risk_fraction: Fraction = 0.005
-    """Largest fraction of the capital that a stopped-out trade may cost, with fees and expected slippage."""
+    """Part of the capital, or of a smaller wallet, that a size is chosen by: what a stop-out at the stop's own price
+    costs at most, with fees and expected slippage. A price that jumps past the stop costs more."""
     max_notional_multiple: Annotated[float, Field(gt=0, le=20)] = 2.0
-    """Largest position, as a multiple of capital."""
+    """Largest notional of an entry, as a multiple of the capital, or of a smaller wallet."""
     max_mark_gap_bps: Annotated[BasisPoints, Field(gt=0)] = 50.0
-    """No entry while the last price is further than this from the mark price."""
+    """No entry while the last price is further than this from the mark price; while that isn't known, none is refused
+    for it."""
     leverage: Annotated[int, Field(ge=1, le=125)] = 5
-    """Leverage of the symbol at the exchange."""
+    """What the symbol's leverage at the exchange must be; `apply_account_settings` sets it. It bounds an entry by its
+    margin, and makes none larger."""
     margin_type: Literal["isolated", "cross"] = "isolated"
-    """Margin type of the symbol at the exchange."""
+    """What the symbol's margin type at the exchange must be; likewise."""
     max_daily_loss_fraction: Fraction = 0.03
-    """Largest loss of equity since 00:00 UTC, as a part of capital, or of the equity at 00:00 UTC if that is less.
-    It counts from the account's first start or the rule's release, where that is later."""
+    """Loss of equity since 00:00 UTC at which the rule trips, as a part of capital, or of the equity at 00:00 UTC if
+    that is less. It counts from the account's first start or the rule's release, where that is later. A price that
+    jumps can lose more before the position is closed."""
     daily_loss_action: BreakerAction = "flatten"
     """What happens at the limit. `block`: no entry; `cancel`: an open entry is also cancelled; `flatten`: the position
     is also closed at market."""
@@ -224,23 +230,23 @@ class RiskSettings(Settings):
     """When entries are allowed again: `next_utc_day`, `after_seconds` (`resume_after_s`) or `person`. After the latter
     two the loss is measured from the equity of that moment, so that the same day may lose the limit again."""
     max_drawdown_fraction: Fraction = 0.10
-    """Largest fall of equity from its peak, as a part of capital, or of the peak if that is less."""
+    """Fall of equity from its peak at which the rule trips, as a part of capital, or of the peak if that is less."""
     drawdown_action: BreakerAction = "flatten"
     """As `daily_loss_action`."""
     drawdown_resume: Resume = "person"
     """As `daily_loss_resume`; after it the drawdown is measured from the equity of that moment."""
     max_consecutive_losses: Count = 5
-    """Limit of round trips in a row with a net PnL below zero."""
+    """Round trips in a row with a net PnL below zero at which the rule trips."""
     consecutive_losses_action: BreakerAction = "block"
     """As `daily_loss_action`."""
     consecutive_losses_resume: Resume = "after_seconds"
     """As `daily_loss_resume`; the count goes on, so that the next loss trips the rule again."""
     max_trades_per_day: Count = 50
-    """Limit of round trips that began since 00:00 UTC."""
+    """Round trips begun since 00:00 UTC at which the rule trips; the last of them is not closed for it."""
     trades_per_day_action: Literal["block", "cancel"] = "block"
     """As `daily_loss_action`; not `flatten`, which would close the last round trip of the day as it opens."""
     trades_per_day_resume: Resume = "next_utc_day"
-    """As `daily_loss_resume`."""
+    """As `daily_loss_resume`; within the day the count goes on, so that the next round trip trips the rule again."""
     resume_after_s: PositiveSeconds = 14_400.0
     """Pause of a rule that resumes `after_seconds`."""
     cooldown_s: Seconds = 0.0
@@ -254,27 +260,32 @@ class ExecutionSettings(Settings):
 
     entry: Literal["market", "ioc_limit"] = "market"
     max_slippage_bps: Annotated[BasisPoints, Field(gt=0)] = 10.0
-    """Distance of the limit price of an `ioc_limit` entry from the last price."""
+    """Distance of the limit price of an `ioc_limit` entry from the last price; a `market` entry has no such bound."""
     order_stale_s: PositiveSeconds = 10.0
-    """After this long without an update an entry is cancelled, and a conditional order is looked up."""
+    """After this long without an update an entry that a look-up finds open is cancelled, and a conditional order that
+    has no answer, or has triggered and not ended, is looked up. A stop or take-profit that waits is not."""
     recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
     """A signed request that arrives later than this after it was sent is refused by the exchange."""
     latency_ms: Wholes = 50
     """Simulated exchange: time from the decision until the order is there."""
     slippage_bps: BasisPoints = 0.5
-    """Simulated exchange: each market fill is worse by this. Sizing uses it as the expected slippage."""
+    """Simulated exchange: each fill of an order that takes is worse by this, an extrapolated one by twice as much; a
+    limit order's is never beyond its limit. In every mode sizes count with it as the expected slippage."""
     fill_horizon_s: Seconds = 10.0
-    """Simulated exchange: an order that takes is priced by trades at most this long after its arrival."""
+    """Simulated exchange: an order that takes is priced by trades at most this long after its arrival; what they don't
+    cover is extrapolated."""
     taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")
-    """Fee of the simulated exchange; those of the real one are requested at start (commissionRate)."""
+    """Fee of the simulated exchange, as a part of the notional; those of the real one are read at the start and once a
+    day (commissionRate)."""
     maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")
-    """As `taker_fee`, for orders that rest."""
+    """As `taker_fee`, for orders that rest; voltrade's own never do."""
     mark_interval_s: Count = 60
     """Simulated exchange: time between two mark prices, where the tape has none."""
     funding_rate: Annotated[Amount, Field(gt=Decimal("-0.03"), lt=Decimal("0.03"))] = Decimal(0)
-    """Simulated exchange: longs pay it to shorts at each funding time of the symbol, where the tape has no funding."""
+    """Simulated exchange: longs pay it to shorts at each funding time of the symbol, where the tape has no funding;
+    shorts to longs where it is negative."""
     wallet: Account = Decimal(10_000)
-    """Simulated exchange: wallet balance at start."""
+    """Simulated exchange: wallet balance of a new account; one that goes on, as in `paper`, keeps its own."""
 
 
 def _own_venue(address: str) -> str:
@@ -326,13 +337,14 @@ class SessionSettings(Settings):
     new_account: bool = False
     """`demo`, `live`: whether to start with another account or host than at the mode's first start, and to keep it."""
     apply_account_settings: bool = False
-    """Whether to set one-way mode, margin type and leverage of the symbol at the exchange where they differ and no
-    position is open. If false, a difference prevents the start."""
+    """Whether a new session sets one-way mode, margin type and leverage of the symbol at the exchange where they
+    differ, the symbol has neither position nor open order, and all else allows the start. If not, a difference prevents
+    it."""
     record_trades: Literal["binance", "always", "never"] = "binance"
     """Whether trades go to the store of `python -m voltrade data`. `binance`: in `paper` and `live`, unless `venue` is
     set."""
     duration_s: Seconds = 0.0
-    """End the session after this many seconds; 0 for the end of the tape, or never."""
+    """End the session this many seconds after it first read the account; 0 for the end of the tape, or never."""
     rule: str = ""
     """A rule file and its class, such as `rules/adx.py:Adx`; empty for the built-in rule. The settings of the rule are
     parameters too."""
@@ -340,9 +352,10 @@ class SessionSettings(Settings):
     """When `duration_s` is over. `flatten`: close at market; `protect`: leave the position with its stop; `carry_on`:
     trade on, as if `duration_s` were 0 (at the end of a tape: `protect`)."""
     on_interrupt: StopPolicy = "protect"
-    """When the notebook or the engine is interrupted; as `on_duration_end`."""
+    """At an interrupt of the notebook, a signal to the engine, or `ctl stop`; as `on_duration_end`. With `carry_on` an
+    interrupted cell only stops its display; a signal or `ctl stop` ends the session as `protect` does."""
     on_notebook_lost: StopPolicy = "protect"
-    """When the notebook is closed or killed; as `on_duration_end`."""
+    """When the notebook is closed or killed; as `on_duration_end`, but `carry_on` trades on to the session's end."""
 
     @model_validator(mode="after")
     def _belongs_to_the_mode(self) -> Self:

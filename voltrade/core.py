@@ -393,7 +393,7 @@ class TradingCore:
     def _open_account(self, symbol_state: SymbolState, snapshot: Snapshot) -> list[Output]:
         """Apply a snapshot's fee rate and leverage bracket; of the first also the balance, unless a saved state has it.
 
-        Operators' commands from before there was a circuit breaker are carried out now, in their order.
+        At the first `duration_s` begins, and operators' commands from before it are carried out, in their order.
         """
         books, session = self._books, self.config.session
         row = books.account

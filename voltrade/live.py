@@ -275,7 +275,7 @@ class LiveTradingSystem:
 
     async def _execute(self, command: Command) -> Answer:
         """Commit the journal, send a command and return the answer: UNKNOWN without a clear one. While the journal
-        can't be stored, an entry is refused instead of sent."""
+        can't be stored, or its disk lacks the ballast, an entry is refused instead of sent."""
         self._commit()
         if isinstance(command, OrderIntent) and command.purpose is Purpose.ENTRY and not self._may_enter():
             order = command.order
@@ -300,7 +300,8 @@ class LiveTradingSystem:
     async def _read(self, command: TakeSnapshot) -> Snapshot | AccountSummary:
         """Read the account; for a comparison only the summary, which shows whether the rest must be read.
 
-        Settings are read too from time to time, after the user stream was down, and while one of them forbids trading.
+        Settings are read too from time to time, after the user stream was down, after an order was refused because of
+        them, and while one of them lets nothing be entered.
         """
         symbol_state = self.core.symbol_states[self._symbol]
         settings = self._is_lockstep or bool(symbol_state.problems) or self._watch.are_settings_due(self._clock())

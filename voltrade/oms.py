@@ -146,7 +146,12 @@ class OrderMonitor:
 
     @property
     def reconciled(self) -> bool:
-        """Whether position, open orders and settings of the account were ours at the last snapshot; not the wallet."""
+        """Whether the account is ours as far as we know: entries need it.
+
+        The last snapshot had the position of our books, no order of somebody else's and our settings, and nothing has
+        cast doubt on that since: a lost user stream, a foreign order, a late fill or a restart. A wallet that differs
+        counts only while an order must be looked up first.
+        """
         return bool(self._row["reconciled"])
 
     @reconciled.setter
@@ -408,7 +413,7 @@ class OrderMonitor:
         return int(order.row.time) + self._execution.recv_window_ms + states.ABSENCE_MARGIN_MS
 
     def on_filters(self, filters: Filters) -> list[Output]:
-        """Apply the symbol's filters to later orders, and send stops and exits that were refused again at once."""
+        """Apply the symbol's filters to later orders; the stops and exits that wait after a refusal are sent now."""
         self._advance_time(filters.time)
         step = filters.quantity_step
         self._row["price_step"], self._row["quantity_step"] = filters.price_step, step

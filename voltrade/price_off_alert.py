@@ -9,7 +9,7 @@ FAR_PERCENT = 10
 MARK_MS = 10_000
 """How long a mark price counts as recent."""
 AGAIN_MS = MINUTE_MS
-"""At most one trade within this time is reported."""
+"""At most one trade within this time is reported, whatever its price."""
 
 
 class PriceOffAlert:

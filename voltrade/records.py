@@ -20,7 +20,8 @@ from voltrade.model import EQUITY, NEVER, Instrument
 from voltrade.order_states import NONE
 
 ROWS = 32
-"""Rows for the orders of a symbol that can still act or whose fills aren't all counted. A finished order frees its."""
+"""Rows for the orders of a symbol that can still act or whose fills aren't all counted. A finished order frees its
+row."""
 
 SPARE = 4
 """Rows that are reserved for stops and exits: entries, take-profits and larger stops are not sent into them."""
@@ -70,8 +71,9 @@ POSITION = record_dtype(
     ]
 )
 """A round trip in progress. `closing_reason` is NONE while the position is to stay open. `unprotected_since`: since
-when orders at the exchange don't cover all of it, NEVER where they do. `rest_reason`: NONE until a stop or take-profit
-has triggered and ended; then why the lots that it has left, if any, are closed."""
+when (at the earliest the last restart) orders at the exchange don't cover all of it, NEVER where they do.
+`rest_reason`: NONE until a stop or take-profit has triggered and ended; then why the lots that it has left, if any, are
+closed."""
 
 CLOSED_TRIP = record_dtype(wholes("time", "net"))
 """A closed round trip that has not been reported to the circuit breaker and the cooldown yet."""

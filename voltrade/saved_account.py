@@ -62,7 +62,8 @@ def restore_account(
         time: now, ms.
 
     Raises:
-        DataError: the state isn't one that `account_state` returned, or has a position in a symbol not traded here.
+        DataError: the state isn't one that `account_state` returned, has a position in a symbol not traded here, or
+            counts in a finer tick or step than this run.
     """
     try:
         state = json.loads(text)

@@ -77,7 +77,7 @@ def open_position_state(register: OrderRegister, books: AccountBooks) -> dict[st
 def restore_open_position(
     register: OrderRegister, books: AccountBooks, index: int, saved: Mapping[str, Any], at: int
 ) -> None:
-    """Restore a saved position; each of its live orders is looked up at once.
+    """Restore a saved position; a look-up of each of its orders that can still act is due at `at`.
 
     Args:
         register: of the symbol, empty.

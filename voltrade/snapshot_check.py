@@ -11,7 +11,8 @@ from voltrade.order_register import Order, OrderRegister
 from voltrade.order_states import FORCED
 
 ADJUSTED_AFTER = 3
-"""This many snapshots in a row must show a smaller position than our fills before the books are adjusted."""
+"""This many snapshots in a row must show the same position, smaller than our fills make it, and an exit must have been
+refused because there was nothing to reduce, before the books are adjusted."""
 
 
 CLOCKS_APART_MS = 1_000
@@ -33,7 +34,7 @@ def listed_ids(snapshot: Snapshot) -> set[str]:
 
 
 def setting_problems(wanted: RiskSettings, account: Snapshot | AccountSummary) -> list[str]:
-    """Return the settings of the account that forbid trading with a configuration."""
+    """Return what is wrong with the account's settings for a configuration; while anything is, nothing is entered."""
     problems = []
     if account.hedge_mode:
         problems.append("position mode must be one-way, was hedge")
@@ -70,8 +71,9 @@ class SnapshotCheck:
     """Compares snapshots of the account with the orders of one symbol.
 
     Attributes:
-        agreed_trade_id: the highest trade id in a snapshot whose position was that of our fills. No fill of ours up to
-            it is missing, and no foreign trade up to it is ever counted.
+        agreed_trade_id: the highest trade id in a snapshot whose position was that of our fills, and by which every
+            order of ours was accounted for. No fill of ours up to it is missing, and no foreign trade up to it is ever
+            counted.
         agreed_position: signed lots of the position after that trade.
         has_agreed: whether a snapshot ever agreed; one of a flat account without trades leaves `agreed_trade_id` at 0.
         listed_trade_id: the highest trade id that any snapshot has listed.

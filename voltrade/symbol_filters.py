@@ -2,7 +2,8 @@
 
 The tick and the step that a run begins with are its units, to its end and over every restart. Where the exchange makes
 them coarser, all that it tells still is a whole number of units, and what is sent is rounded to its new tick and step.
-Where it makes them finer, prices and quantities are read to the nearest unit, and nothing is entered.
+Where it makes them finer, prices and quantities are read to the nearest unit, and nothing is entered; a tick or step
+that is coarser, but no multiple of the run's, counts as finer.
 """
 
 from __future__ import annotations

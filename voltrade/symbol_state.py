@@ -42,8 +42,9 @@ class SymbolState:
         index: the symbol's row in the books.
         expected_range: how many bars are expected in 24 hours; None where no range is set.
         is_bar_rate_alerted: whether the bars were outside that range when last checked.
-        problems: settings of the account that forbid trading the symbol, as they were last alerted.
-        problem_count: snapshots in a row that had problems, or a wallet that could not be explained yet.
+        problems: settings of the account that let nothing be entered, as they were last alerted.
+        problem_count: snapshots in a row that had problems, or a wallet that differed while an order had to be looked
+            up first.
         filters: the symbol's filters as they were last told.
         max_notional: the leverage bracket's largest position, money; 0 where it isn't known.
     """
@@ -69,7 +70,10 @@ class SymbolState:
         return blocks_entries(self.filters)
 
     def watch_bars(self, time: int) -> list[Output]:
-        """Alert once when bars come too fast or too slowly for their threshold."""
+        """Alert when bars come too fast or too slowly for their threshold; again only once they were in range between.
+
+        Nothing else follows from it. It is called at mark prices.
+        """
         times, expected = self.pipeline.bars["close_time"], self.expected_range
         if expected is None or not len(times):
             return []
@@ -104,7 +108,10 @@ class SymbolState:
         return [Alert(filters.time, SYMBOL_CHANGED, text), *self.monitor.on_filters(filters)]
 
     def note_bracket(self, snapshot: Snapshot, settings: RiskSettings) -> list[Output]:
-        """Take the leverage bracket's largest position; return an alert where it changes what may be entered."""
+        """Take the leverage bracket's largest position; return an alert where it changes what may be entered.
+
+        The bracket bounds entries alone: a position that is larger stays as it is.
+        """
         before, self.max_notional = self.max_notional, snapshot.max_notional
         wanted = int(float(settings.capital) * settings.max_notional_multiple * MONEY)
         text = bracket_text(before, self.max_notional, wanted)
@@ -119,7 +126,7 @@ def expected_range(settings: BarSettings) -> ExpectedRange | None:
 
 
 def rule_alerts(symbol_state: SymbolState, was_off: str, time: int) -> list[Output]:
-    """Return an alert where the rule has failed since it was off for another reason, or not at all."""
+    """Return an alert where the rule has failed; `was_off` is why it was off before, empty where it was on."""
     why = symbol_state.pipeline.rule_off
     return [Alert(time, RULE_FAILED, why)] if why != was_off else []
 

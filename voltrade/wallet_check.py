@@ -20,8 +20,8 @@ from voltrade.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANS
 from voltrade.symbol_state import SymbolState
 
 MOST_READINGS = 6
-"""So many readings, with pauses that double, may leave a difference unexplained: a minute. Others between them, for
-whatever reason, don't count."""
+"""So many readings, with pauses that double, may leave a difference unexplained: a minute, if each succeeds at once.
+Others between them, for whatever reason, don't count. Entries aren't held up meanwhile."""
 NEAR_MS = 15_000
 """How far the time of a reading may be from the moment at which the exchange read the wallet for it."""
 TOLD_WITHIN_MS = 10_000
@@ -193,7 +193,10 @@ def book_transfer(books: AccountBooks, amount: int, why: str) -> list[Output]:
 def book_shares(
     books: AccountBooks, states: Mapping[str, SymbolState], shares: Shares | None, difference: int
 ) -> list[Output]:
-    """Book a difference of the exchange's wallet from ours; one without known shares as unexplained."""
+    """Book a difference of the exchange's wallet from ours; one without known shares as an unexplained adjustment.
+
+    For the circuit breaker a transfer is neither profit nor loss; an adjustment counts where it is a loss.
+    """
     funding, symbol, transfers, others, paid_at = shares or Shares(others=difference)
     outputs = book_funding(books, states, funding, symbol, paid_at) if funding else []
     outputs += book_transfer(books, transfers, "told by the income history alone") if transfers else []

@@ -22,7 +22,7 @@ def test_every_setting_of_research_has_a_dial_and_none_of_the_session_has() -> N
 
 
 def test_a_dial_says_what_the_setting_means() -> None:
-    assert SPECS["stop_atr"].description == "Distance of the stop from the average fill price, in ATR."
+    assert SPECS["stop_atr"].description.startswith("Distance of the stop from the average fill price, in ATR")
     assert SPECS["unit"].choices == ("base", "quote", "trades")
     assert [SPECS[name].kind for name in ("unit", "use_rsi_filter", "ema_fast", "stop_atr", "threshold")] == [
         *("choice", "switch", "whole", "number", "number")

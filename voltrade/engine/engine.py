@@ -494,5 +494,5 @@ class Engine:
             self._ledger.note_position(rows, head)
 
     def _reduce_only(self, reason: str) -> None:
-        """Enter no new position while the account's files can't be written: another engine could take the account."""
+        """Enter nothing until an operator resumes: the ledger can't be written, or guardian or a task is lost."""
         self._command("reduce", reason, False)

@@ -5,8 +5,9 @@
 It is started as a file and imports the standard library only, so that it needs little memory and has little that can
 fail. It starts COMMAND RUN with one end of a socket pair. The engine writes a line each half second: an empty one, or
 before it dies of an exception the place of that exception. A dead engine is started again at once, from the fourth
-crash in ten minutes on after a pause of 2 s that doubles up to 60 s. One that was silent for 5 s is killed first, or
-for ten minutes while it starts, compiles or ends. After three crashes in ten minutes, or two that nobody else caused at
+crash in ten minutes on after a pause of 2 s that doubles up to 60 s. One that is silent is
+killed first: for 60 s until its first line, then for 5 s; one that starts, compiles or ends gives signs of life by a
+thread, for at most ten minutes. After three crashes in ten minutes, or two that nobody else caused at
 one row of the journal or by one exception, the engine is told to come up as caretaker. The crashes are kept in the
 run's folder, since the machine may be started anew in between. The guardian ends when the session is over.
 

@@ -1,8 +1,9 @@
 """The start-up table: endpoint, account, settings and limits of a session, and what prevents its start.
 
-The engine makes it before it sends any order, writes it into `run.json` and the journal, and starts only if every row
-is right. `python -m voltrade doctor` prints the table without starting a session, and without the rows of
-the account's ledger, which it doesn't open.
+The engine of a new session makes it before it sends any order, writes it into `run.json` and the journal, and starts
+only if every row is right, or as caretaker of a position of ours. One that comes back to its session makes it too, in
+`run.json` and beside its trading, and nothing depends on it. `python -m voltrade doctor` prints the table without
+starting a session, and without the rows of the account's ledger, which it doesn't open.
 """
 
 from __future__ import annotations
