@@ -13,7 +13,7 @@ from voltrade import core_rules, order_queries
 from voltrade.compiled import BARE, Record, Rows, compile_for, rows_of
 from voltrade.model import Output
 from voltrade.order_states import REASONS
-from voltrade.records import ACCOUNT, ASKED, EVENT, HALTED_BEFORE, NOTES, SYMBOL, Event, bare, new_account
+from voltrade.records import ACCOUNT, ASKED, BOOKS_EVENT, HALTED_BEFORE, NOTES, SYMBOL, BooksEvent, bare, new_account
 from voltrade.risk import CircuitBreaker
 
 
@@ -29,7 +29,7 @@ def _react(accounts: Rows, symbols: Rows, events: Rows) -> int:
 @cache
 def step() -> Callable[[Rows, Rows, Rows], int]:
     """Return `core_rules.react` for one event, compiled when it is first needed."""
-    rows = [rows_of(dtype) for dtype in (ACCOUNT, SYMBOL, EVENT)]
+    rows = [rows_of(dtype) for dtype in (ACCOUNT, SYMBOL, BOOKS_EVENT)]
     return compile_for(_react, types.int64(*rows), **BARE)  # type: ignore[no-any-return]
 
 
@@ -62,7 +62,7 @@ class AccountBooks:
     """
 
     def __init__(self, symbols: int = 1) -> None:
-        self._accounts, self._symbols, self._events = new_account(), np.zeros(symbols, SYMBOL), np.zeros(1, EVENT)
+        self._accounts, self._symbols, self._events = new_account(), np.zeros(symbols, SYMBOL), np.zeros(1, BOOKS_EVENT)
         self.account: Any = bare(self._accounts)[0]
         self.symbols: list[Any] = list(bare(self._symbols))
         self.breaker: CircuitBreaker | None = None
@@ -105,10 +105,10 @@ class AccountBooks:
 
     def ask(self, question: int, symbol: int = 0) -> int:
         """Return the answer to a question, NEXT_DUE to WAKE_AT_BAR of `records`."""
-        self._events[0] = Event(ASKED, symbol, code=question)
+        self._events[0] = BooksEvent(ASKED, symbol, code=question)
         return int(self._step(self._accounts, self._symbols, self._events))  # numpy's own where nothing is compiled
 
-    def react(self, event: Event) -> list[Output]:
+    def react(self, event: BooksEvent) -> list[Output]:
         """Take an event; return its outputs in order."""
         self.answer(event)
         return self.drain()
@@ -118,7 +118,7 @@ class AccountBooks:
         step(self._accounts, self._symbols, symbol, signal)
         return self.drain()
 
-    def answer(self, event: Event) -> int:
+    def answer(self, event: BooksEvent) -> int:
         """Take an event and return its answer; its outputs stay until `drain`."""
         self._events[0] = event
         self._mark_earlier_halts()

@@ -294,7 +294,7 @@ class TradingCore:
         outputs: list[Output] = []
         for bar in np.flatnonzero(symbol_state.pipeline.decisions["signal"][before:]) + before:
             outputs += self._on_signal(symbol_state, int(bar))
-        return outputs + self._books.react(records.Event(records.BARS_CLOSED, symbol_state.index))
+        return outputs + self._books.react(records.BooksEvent(records.BARS_CLOSED, symbol_state.index))
 
     def _on_signal(self, symbol_state: SymbolState, bar: int) -> list[Output]:
         """Close an opposite position, then check the entry against the gates; see `core_rules`."""
@@ -321,8 +321,8 @@ class TradingCore:
 
     def _on_mark(self, mark: MarkPrice) -> list[Output]:
         symbol_state = self.symbol_states[mark.symbol]
-        event = records.Event(records.MARKED, symbol_state.index, amount=mark.price_e8, code=int(mark.is_last_price))
-        outputs = self._books.react(event)
+        event = records.BooksEvent(records.MARKED, symbol_state.index, amount=mark.price_e8)
+        outputs = self._books.react(event._replace(code=int(mark.is_last_price)))
         return [*outputs, *symbol_state.watch_bars(self.time)]
 
     def _on_account(self, update: AccountUpdate) -> list[Output]:
@@ -411,7 +411,7 @@ class TradingCore:
     # --- timers, streams, operators --------------------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer) -> list[Output]:
-        return self._books.react(records.Event(records.TIMER_DUE))
+        return self._books.react(records.BooksEvent(records.TIMER_DUE))
 
     def _on_stream_status(self, status: StreamStatus) -> list[Output]:
         outputs: list[Output] = []
@@ -457,7 +457,7 @@ class TradingCore:
         if command.action in ("flatten", "protect"):
             flatten = command.action == "flatten"
             return self._books.react(
-                records.Event(records.ENTRIES_STOPPED, amount=flatten, reason=self._books.reason_number(reason))
+                records.BooksEvent(records.ENTRIES_STOPPED, amount=flatten, reason=self._books.reason_number(reason))
             )
         if command.action == "abandon":
             self.is_abandoned = True
@@ -477,7 +477,7 @@ class TradingCore:
             return outputs
         breaker.reason = reason
         fact, amount = HOLDS[command.action]
-        return outputs + self._books.react(records.Event(records.BREAKER_UPDATED, code=fact, amount=amount))
+        return outputs + self._books.react(records.BooksEvent(records.BREAKER_UPDATED, code=fact, amount=amount))
 
 
 _HANDLERS: dict[type, Callable[[TradingCore, Any], list[Output]]] = {

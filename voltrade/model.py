@@ -842,7 +842,7 @@ class EquityPoint:
     valued_at: Literal["mark", "last"]
 
 
-EQUITY = _row_of(("time", "wallet", "unrealised", "position"), at_mark=np.bool_)
+EQUITY_POINT = _row_of(("time", "wallet", "unrealised", "position"), at_mark=np.bool_)
 """Record dtype of an `EquityPoint`, without the symbol and the fields that follow from the others."""
 
 EQUITY_EVERY_MS = MINUTE_MS

@@ -44,7 +44,7 @@ from voltrade.model import (
 from voltrade.order_outputs import OrderOutputs
 from voltrade.order_register import OpenPosition, Order, OrderRegister
 from voltrade.order_states import PURPOSES, STATES, AlgoState, OrderState
-from voltrade.records import Event
+from voltrade.records import BooksEvent
 from voltrade.risk import Gate
 from voltrade.saved_orders import open_position_state, restore_open_position
 from voltrade.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
@@ -216,7 +216,7 @@ class OrderMonitor:
         return self._outputs.output(kind, at, reason, time)
 
     def _react(self, kind: int, **facts: Any) -> list[Output]:
-        return self._books.react(Event(kind, self._index, **facts))
+        return self._books.react(BooksEvent(kind, self._index, **facts))
 
     # --- updates ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +279,7 @@ class OrderMonitor:
         is_quote = fill.fee_asset in ("", self.instrument.quote_asset)
         if is_quote or not fill.fee or not self._books.account["is_open"]:
             return []
-        return self._books.react(Event(records.TRANSFERRED, amount=fill.fee))
+        return self._books.react(BooksEvent(records.TRANSFERRED, amount=fill.fee))
 
     def _note_fill(self, number: int, update: OrderUpdate) -> None:
         """Register the trade id of a fill; the compiled rules count its money and lots."""
@@ -604,7 +604,9 @@ class OrderMonitor:
         """Count a foreign order that closes the open position as an exit; return its number. Trading halts."""
         reason = foreign_kind(update)
         name = update.client_order_id or f"#{update.order_id}"
-        event = Event(records.EXIT_ADOPTED, self._index, time=update.time, side=update.side, quantity=update.quantity)
+        event = BooksEvent(
+            records.EXIT_ADOPTED, self._index, time=update.time, side=update.side, quantity=update.quantity
+        )
         row = self._books.answer(event._replace(reason=self._books.reason_number(reason)))
         if row < 0:
             return None
@@ -656,7 +658,7 @@ class OrderMonitor:
         purpose = row_facts.purpose_of(update.client_order_id, self._outputs.epoch)
         if purpose is None:
             return None
-        event = Event(records.ORPHAN_ADOPTED, self._index, time=self._advance_time(update.time), side=update.side)
+        event = BooksEvent(records.ORPHAN_ADOPTED, self._index, time=self._advance_time(update.time), side=update.side)
         row = self._books.answer(event._replace(code=PURPOSES.index(purpose), quantity=update.quantity))
         return None if row < 0 else self._register.add(row, update.client_order_id)
 

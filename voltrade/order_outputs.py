@@ -78,7 +78,7 @@ class OrderOutputs:
     def _note(self, kind: int, at: int) -> Output | None:
         books = self._books
         halt_reason = books.breaker.reason if books.breaker else ""
-        if kind == records.CLOSED:
+        if kind == records.TRIP_CLOSED:
             trip = TripRow(*books.note("trips", at))
             ids = self._register.trade_ids_of(trip.id)
             return row_facts.round_trip(trip, self._symbol, books.reason_text(trip.exit_reason), *ids)

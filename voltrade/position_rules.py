@@ -467,7 +467,7 @@ def _note_round_trip(account: Record, symbol: Record) -> None:
     trip.exit_reason, trip.fills = position.exit_reason, symbol.counted
     trip.stop_price, trip.take_profit_price = position.stop_price, position.take_profit_price
     account.trips_count = at + 1
-    add_output(account, records.CLOSED, symbol.index, at, states.NONE, trip.closed_at)
+    add_output(account, records.TRIP_CLOSED, symbol.index, at, states.NONE, trip.closed_at)
     last = note_row(account, symbol.closed_trip_count, len(symbol.closed_trips))
     closed = symbol.closed_trips[last]
     closed.time, closed.net = trip.closed_at, trip.realised - trip.fees + trip.funding

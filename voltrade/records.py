@@ -1,9 +1,9 @@
 """The records of orders, position and account, which live trading and research share.
 
 There is one row of SYMBOL for each symbol and one row of ACCOUNT; the functions of `order_rules`, `position_rules` and
-`core_rules` read and change their fields by name. They hold what we believe; what the exchange reports comes in as an
-EVENT. Prices are ticks, quantities lots, notionals ticklots, money and rates units of 1e-8, times ms UTC. Texts are
-stored as the numbers of `order_states`.
+`core_rules` read and change their fields by name. They hold what we believe; what the exchange reports comes in as a
+BOOKS_EVENT. Prices are ticks, quantities lots, notionals ticklots, money and rates units of 1e-8, times ms UTC. Texts
+are stored as the numbers of `order_states`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from voltrade import risk
 from voltrade.compiled import Record, Rows, compiled_part, record_dtype
 from voltrade.config import ExecutionSettings, ExitSettings, milliseconds
-from voltrade.model import EQUITY, NEVER, Instrument
+from voltrade.model import EQUITY_POINT, NEVER, Instrument
 from voltrade.order_states import NONE
 
 ROWS = 32
@@ -132,7 +132,7 @@ HALTED_BY_REFUSAL, HALTED_BY_LATE_FILL, HALTED_BEFORE, HALTED_BY_FAILURES, HALTE
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
 
-SUBMIT, CANCEL, LOOKUP, SNAPSHOT, CLOSED, VALUED, CHANGED, ALERTED, SIGNAL_REFUSED = range(9)
+SUBMIT, CANCEL, LOOKUP, SNAPSHOT, TRIP_CLOSED, VALUED, CHANGED, ALERTED, SIGNAL_REFUSED = range(9)
 """Kinds of outputs: commands up to SNAPSHOT, then notes: RoundTrip, EquityPoint, BreakerChange, Alert, Refusal."""
 
 OUTPUT = record_dtype(wholes("kind", "symbol", "at", "reason", "time"))
@@ -155,7 +155,7 @@ ORDER_REFUSED, STOP_IS_MISSING, NEVER_PLACED, ROWS_ARE_FULL = range(4)
 ORDER_IS_GONE, STOP_IS_REPLACED, TRIGGER_IS_STUCK, REST_IS_STUCK = range(4, 8)
 """Kinds of alerts."""
 
-NOTES = {"trips": TRIP, "equity": EQUITY, "changes": CHANGE, "alerts": ALERT, "refusals": REFUSAL}
+NOTES = {"trips": TRIP, "equity": EQUITY_POINT, "changes": CHANGE, "alerts": ALERT, "refusals": REFUSAL}
 """Tables of notes."""
 
 ACCOUNT = record_dtype(
@@ -171,7 +171,7 @@ ACCOUNT = record_dtype(
         ("gate_rules", np.int64, (32,)),  # for each gate the number of its breaker rule, -1 for none
         ("outputs", OUTPUT, (256,)),
         ("trips", TRIP, (16,)),
-        ("equity", EQUITY, (64,)),
+        ("equity", EQUITY_POINT, (64,)),
         ("changes", CHANGE, (128,)),
         ("alerts", ALERT, (64,)),
         ("refusals", REFUSAL, (64,)),
@@ -202,8 +202,9 @@ HAS_ORDER, HAS_ALGO = 1, 2
 """Bits of `Event.updates`: the reply carries the state of an ordinary order, of a conditional one, or both."""
 
 
-class Event(NamedTuple):
-    """An event, as the fields of EVENT; those that a kind of event doesn't need are 0."""
+class BooksEvent(NamedTuple):
+    """What the core tells the compiled rules, or asks them, as the fields of BOOKS_EVENT; those that a kind doesn't
+    need are 0. It is made from a `model.Event`, which is what the journal has."""
 
     kind: int
     symbol: int = 0
@@ -242,7 +243,7 @@ class Event(NamedTuple):
     side: int = 0
 
 
-EVENT = record_dtype([(name, np.bool_ if name == "orders_only" else np.int64) for name in Event._fields])
+BOOKS_EVENT = record_dtype([(name, np.bool_ if name == "orders_only" else np.int64) for name in BooksEvent._fields])
 
 SIGNAL = record_dtype(
     [
@@ -305,7 +306,7 @@ def row_type(name: str, dtype: np.dtype[Any]) -> Any:
 OrderRow, PositionRow = row_type("OrderRow", ORDER), row_type("PositionRow", POSITION)
 TripRow = row_type("TripRow", TRIP)
 RefusalRow, ChangeRow = row_type("RefusalRow", REFUSAL), row_type("ChangeRow", CHANGE)
-AlertRow, EquityRow = row_type("AlertRow", ALERT), row_type("EquityRow", EQUITY)
+AlertRow, EquityRow = row_type("AlertRow", ALERT), row_type("EquityRow", EQUITY_POINT)
 
 
 @compiled_part

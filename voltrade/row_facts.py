@@ -130,6 +130,6 @@ def change(row: Any, halt_reason: str = "") -> BreakerChange:
 
 
 def equity_point(row: Any, symbol: str) -> EquityPoint:
-    """Return a row of EQUITY as an `EquityPoint`."""
+    """Return a row of EQUITY_POINT as an `EquityPoint`."""
     values = row.time, symbol, row.wallet, row.unrealised, row.wallet + row.unrealised, row.position
     return EquityPoint(*values, "mark" if row.at_mark else "last")

@@ -16,7 +16,7 @@ from voltrade import risk
 from voltrade.account_books import AccountBooks
 from voltrade.model import AccountUpdate, Alert, Income, Output, Snapshot, money_text
 from voltrade.order_states import RETRY_AFTER_MS
-from voltrade.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANSFERRED, Event
+from voltrade.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANSFERRED, BooksEvent
 from voltrade.symbol_state import SymbolState
 
 MOST_READINGS = 6
@@ -167,7 +167,7 @@ def count_once(books: AccountBooks, wallet: int) -> list[Output]:
     if not counted:
         return []
     books.account["wallet"] = wallet
-    return books.react(Event(BREAKER_UPDATED, code=risk.TRANSFER, amount=-counted))
+    return books.react(BooksEvent(BREAKER_UPDATED, code=risk.TRANSFER, amount=-counted))
 
 
 def book_funding(
@@ -181,13 +181,13 @@ def book_funding(
     symbol = named or (open_symbols[0] if len(open_symbols) == 1 else "")
     index = states[symbol].index if symbol else 0
     is_known = bool(symbol) and books.rows("position", index)["opened_at"] <= paid_at
-    return books.react(Event(FUNDED, index, amount=amount, code=0 if is_known else NO_SYMBOL))
+    return books.react(BooksEvent(FUNDED, index, amount=amount, code=0 if is_known else NO_SYMBOL))
 
 
 def book_transfer(books: AccountBooks, amount: int, why: str) -> list[Output]:
     """Book money that is neither profit nor loss, and alert the operator."""
     alert = Alert(int(books.account["now"]), "TRANSFER", f"{why}: {money_text(amount)}")
-    return [alert, *books.react(Event(TRANSFERRED, amount=amount))]
+    return [alert, *books.react(BooksEvent(TRANSFERRED, amount=amount))]
 
 
 def book_shares(
@@ -204,4 +204,4 @@ def book_shares(
         return outputs
     why = "trades that aren't ours" if shares else "the exchange's wallet differs from our books, and nothing says why"
     alert = Alert(int(books.account["now"]), "ADJUSTMENT", f"{why}: {money_text(others)}")
-    return [*outputs, alert, *books.react(Event(ADJUSTED, amount=others))]
+    return [*outputs, alert, *books.react(BooksEvent(ADJUSTED, amount=others))]

@@ -14,7 +14,7 @@ from voltrade import order_queries, order_rules, position_rules
 from voltrade.compiled import BARE, Rows, compile_for
 from voltrade.model import Output, Side
 from voltrade.oms import OrderMonitor
-from voltrade.records import EVENT, SIGNAL, Event
+from voltrade.records import BOOKS_EVENT, SIGNAL, BooksEvent
 
 
 def _enter(accounts: Rows, symbols: Rows, place: int, signals: Rows) -> None:
@@ -60,20 +60,20 @@ def enter(
 
 def leave(monitor: OrderMonitor, time: int, reason: str) -> list[Output]:
     """Leave the position at market."""
-    return _take(monitor, _LEAVE, Event(0, time=time, reason=monitor._books.reason_number(reason)))[0]
+    return _take(monitor, _LEAVE, BooksEvent(0, time=time, reason=monitor._books.reason_number(reason)))[0]
 
 
 def cancel_entry(monitor: OrderMonitor, time: int, reason: str) -> list[Output]:
     """Cancel what is left of the entry."""
-    return _take(monitor, _CANCEL_ENTRY, Event(0, time=time, reason=monitor._books.reason_number(reason)))[0]
+    return _take(monitor, _CANCEL_ENTRY, BooksEvent(0, time=time, reason=monitor._books.reason_number(reason)))[0]
 
 
 def is_protected(monitor: OrderMonitor) -> bool:
     """Whether the position in hand is whole, every fill told of is counted, and an acknowledged stop covers it."""
-    return bool(_take(monitor, _PROTECTION, Event(0))[1]["amount"])
+    return bool(_take(monitor, _PROTECTION, BooksEvent(0))[1]["amount"])
 
 
-def _take(monitor: OrderMonitor, step: Callable[..., None], wish: Event) -> tuple[list[Output], Any]:
-    wishes = np.zeros(1, EVENT)
+def _take(monitor: OrderMonitor, step: Callable[..., None], wish: BooksEvent) -> tuple[list[Output], Any]:
+    wishes = np.zeros(1, BOOKS_EVENT)
     wishes[0] = wish
     return monitor._books.on_signal(step, monitor._index, wishes), wishes[0]

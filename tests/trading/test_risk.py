@@ -19,7 +19,7 @@ from voltrade.config import Config, ExecutionSettings, ExitSettings, RiskSetting
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange
 from voltrade.oms import OrderMonitor
-from voltrade.records import BREAKER_UPDATED, Event
+from voltrade.records import BREAKER_UPDATED, BooksEvent
 from voltrade.risk import CircuitBreaker, limits_from_settings, new_gate_inputs, position_size, stop_out_cost
 
 DAY = 20_000 * DAY_MS
@@ -419,7 +419,7 @@ class Breaker(CircuitBreaker):
 
     def tell(self, fact, time, amount=0) -> list[BreakerChange]:
         self.books.account["now"] = time
-        return self.books.react(Event(BREAKER_UPDATED, code=fact, amount=amount))
+        return self.books.react(BooksEvent(BREAKER_UPDATED, code=fact, amount=amount))
 
     def on_equity(self, time, equity):
         return self.tell(risk.EQUITY, time, equity)

@@ -17,7 +17,7 @@ import numpy as np
 from voltrade.compiled import Rows
 from voltrade.model import (
     BAR,
-    EQUITY,
+    EQUITY_POINT,
     Alert,
     AlgoUpdate,
     BreakerChange,
@@ -79,9 +79,9 @@ def frames_of_arrays(
 
 
 def _equity_rows(points: Sequence[EquityPoint]) -> Rows:
-    """Convert valuations to rows of EQUITY."""
+    """Convert valuations to rows of EQUITY_POINT."""
     rows = [(point.time, point.wallet, point.unrealised, point.position, point.valued_at == "mark") for point in points]
-    return np.array(rows, EQUITY)
+    return np.array(rows, EQUITY_POINT)
 
 
 @dataclass(slots=True)

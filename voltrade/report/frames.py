@@ -169,7 +169,7 @@ def frames_of_columns(
         all_bars: `close` and `close_time` of all bars of the run.
         orders: fields of each intent and its last state, see `collector.Collector`; `traded`, `traded_notional` and
             `fees` are sums over its fills.
-        equity: rows of EQUITY.
+        equity: rows of EQUITY_POINT.
         beginning: the beginning of the run; by default nothing was before.
     """
     units = _Units(instrument)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from voltrade.compiled import Record, Rows, compiled_in_place, compiled_part, record_dtype
-from voltrade.model import EQUITY, Bools, Int64s
-from voltrade.records import ACCOUNT, ALERT, CHANGE, EVENT, ORDER, ROWS, SYMBOL, TRIP, Event, flags, wholes
+from voltrade.model import EQUITY_POINT, Bools, Int64s
+from voltrade.records import ACCOUNT, ALERT, BOOKS_EVENT, CHANGE, ORDER, ROWS, SYMBOL, TRIP, BooksEvent, flags, wholes
 
 IN_TRANSIT, TAKING, ENDED = 1, 2, 3
 """Phases of an ordinary order at the exchange; 0 while there is none, as before an algo order has triggered."""
@@ -92,16 +92,16 @@ SIMULATION = record_dtype(
         ("symbols", SYMBOL, (1,)),
         ("at_exchange", EXCHANGE_ORDER, (ROWS,)),
         ("blank_order", EXCHANGE_ORDER),
-        ("blank_event", EVENT),
-        ("answer", EVENT),
-        ("events", EVENT, (LEVELS,)),
+        ("blank_event", BOOKS_EVENT),
+        ("answer", BOOKS_EVENT),
+        ("events", BOOKS_EVENT, (LEVELS,)),
         ("fills", FILL, (LEVELS,)),
     ]
 )
 """All of a session, as one row: a function then takes one pointer, since a dozen arrays as arguments would cost more
 time than most functions need. `at_exchange` has the orders of the symbol's rows; `events` are those for the core."""
 
-TABLES = {"orders": PLACED, "fills": FILL, "trips": TRIP, "equity": EQUITY, "changes": CHANGE, "alerts": ALERT}
+TABLES = {"orders": PLACED, "fills": FILL, "trips": TRIP, "equity": EQUITY_POINT, "changes": CHANGE, "alerts": ALERT}
 """Tables of results, which grow during a session."""
 
 
@@ -147,7 +147,7 @@ class Market(NamedTuple):
 
 def set_constants(sim: Any) -> None:
     """Set the fields that never change."""
-    sim["blank_event"] = sim["answer"] = tuple(Event(0))
+    sim["blank_event"] = sim["answer"] = tuple(BooksEvent(0))
     sim["watch_is_stale"] = True
 
 
