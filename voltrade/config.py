@@ -285,7 +285,8 @@ class ExecutionSettings(Settings):
     """Simulated exchange: longs pay it to shorts at each funding time of the symbol, where the tape has no funding;
     shorts to longs where it is negative."""
     wallet: Account = Decimal(10_000)
-    """Simulated exchange: wallet balance of a new account; one that goes on, as in `paper`, keeps its own."""
+    """Simulated exchange: wallet balance of a new account; one that goes on, as in `paper`, keeps its own, and its fees
+    and latency."""
 
 
 def _own_venue(address: str) -> str:
@@ -327,8 +328,8 @@ class SessionSettings(Settings):
     stream_host: str = ""
     """Host of Binance's websockets, such as `fstream.binancefuture.com` for mode `demo`; empty for the mode's own."""
     begin_s: Seconds = 0.0
-    """`sim`: the session begins this many seconds after the tape's first trade; earlier trades warm up the
-    indicators."""
+    """`sim` and backtests: the session begins this many seconds after the tape's first trade; earlier trades warm up
+    the indicators."""
     confirmation: str = ""
     """`live`: the operator's confirmation, for today, of symbol, largest notional and account. `python -m voltrade
     doctor` and the refusal of an empty confirmation show the text to type."""

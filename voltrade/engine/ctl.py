@@ -19,11 +19,11 @@ from voltrade.runs.run_file import RECORD, TOO_LATE, is_guarded, is_running, loa
 ACTIONS = {
     "status": "print the status; change nothing",
     "pause": "no entries until `resume`; the position keeps its stop and exits",
-    "resume": "allow entries again, also after a circuit breaker rule that waits for an operator",
+    "resume": "allow entries again, also after a circuit breaker rule that waits for an operator or a rule that failed",
     "reduce": "only orders that reduce risk until `resume`, also after a restart and in the next session",
     "halt": "as `reduce`, and cancel an open entry order",
     "flatten": "cancel an open entry order, close the position at market, and pause",
-    "ack": "end the alarms that are repeated: a rule that failed, a caretaker, a guardian that is lost",
+    "ack": "end the alarms that are repeated: a rule or task that failed, a caretaker, a guardian that is lost",
     "stop": "end the session by the policy `on_interrupt`; by `protect` if that is `carry_on`",
 }
 """The commands, and what each does."""

@@ -5,6 +5,9 @@ gives the number of closed bars and the progress of the open one. Minute klines 
 requests, so that only the trades of the last few hundred bars are loaded. Every whole minute is compared with its
 kline; if they differ by more than a thousandth, or if klines don't have the unit of the bars, the trades of the whole
 day are loaded. A smaller difference is told: klines may count trades that aggTrades leave out.
+
+An engine that comes back loads the trades that it has missed. More than MAX_CATCH_UP are too many: it loads as a new
+one does, and the bars between are never made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Prices of the assets in which fees are paid, so that a fee in BNB is booked as what it costs."""
+"""Prices of the assets in which fees are paid, so that a fee in BNB is booked as what it costs.
+
+One whose price isn't known is booked as 0, and an alert says that it is missing from the costs (`FEE_ASSET`).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The REST side of Binance USD-M Futures: commands, the account, and market data.
 
-Every command is sent once; its `Reply` has the outcome: accepted, refused or unknown.
+Every command is sent once, and once more only after its timestamp was refused, by which it has done nothing. Its
+`Reply` has the outcome: accepted, refused or unknown.
 """
 
 from __future__ import annotations
@@ -295,7 +296,7 @@ class BinanceRestClient:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     async def submit(self, intent: OrderIntent) -> Reply:
-        """Send an order once.
+        """Send an order once; once more if its timestamp is refused, see `ask`.
 
         Raises:
             RequestInterrupted: the task was cancelled before the response came.

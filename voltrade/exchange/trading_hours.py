@@ -2,7 +2,8 @@
 
 Such a contract (`TRADIFI_PERPETUAL`) is said to trade around the clock; while the market it follows is shut, few trade
 it, and its index hardly moves. Nothing is entered then: exchangeInfo is read as if the symbol's status were
-`NO_TRADING`, so that a start is refused by that name, a session tells it, and stops and exits go on.
+`NO_TRADING`, so that a start is refused by that name, a session tells it, and stops and exits go on. Where its hours
+aren't known, the status is `HOURS_UNKNOWN`, with the same effect.
 """
 
 from __future__ import annotations
