@@ -309,8 +309,7 @@ class TradingCore:
     # --- orders and the account ------------------------------------------------------------------------------------
 
     def _on_order(self, update: OrderUpdate) -> list[Output]:
-        if update.trade_id:
-            self._wallet.filled_at = max(self._wallet.filled_at, update.time)
+        self._wallet.note_fills([update])
         return self.symbol_states[update.symbol].monitor.on_order(update)
 
     def _on_algo(self, update: AlgoUpdate) -> list[Output]:
@@ -339,16 +338,16 @@ class TradingCore:
 
     def _on_snapshot(self, snapshot: Snapshot) -> list[Output]:
         symbol_state, is_first = self.symbol_states[snapshot.symbol], self.breaker is None
+        self._wallet.note_fills(snapshot.fills)
         outputs = self._open_account(symbol_state, snapshot) + symbol_state.monitor.on_snapshot(snapshot)
         if is_first:
             outputs += wallet_check.count_once(self._books, snapshot.wallet)
         problems, wallet = setting_problems(self.config.risk, snapshot), int(self._books.account["wallet"])
-        differs = wallet != snapshot.wallet
         # An order that is looked up may have a fill that our books lack, so the account is read again first.
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
         if not is_asking and symbol_state.monitor.reconciled:
             outputs += self._explain_wallet(symbol_state, snapshot)
-        must_wait = bool(problems) or (differs and is_asking and symbol_state.monitor.reconciled)
+        must_wait = bool(problems) or (wallet != snapshot.wallet and is_asking and symbol_state.monitor.reconciled)
         if must_wait:
             reason = ACCOUNT_MISMATCH if problems else WALLET_DIFFERS
             symbol_state.monitor.on_disagreement(self.time, symbol_state.problem_count, reason)
@@ -359,12 +358,14 @@ class TradingCore:
         return outputs
 
     def _on_summary(self, summary: AccountSummary) -> list[Output]:
-        """Compare the account with our books; request a whole snapshot if it differs."""
+        """Compare the account with our books; request a snapshot if it differs, and not as the last has shown."""
         symbol_state, wallet = self.symbol_states[summary.symbol], int(self._books.account["wallet"])
         has_our_settings = setting_problems(self.config.risk, summary) == symbol_state.problems
         has_our_settings = has_our_settings and summary.max_notional == symbol_state.max_notional
         if summary.wallet == wallet and has_our_settings and symbol_state.monitor.agrees(summary):
             self._wallet.note_agreement(summary.time, wallet)
+            return []
+        if has_our_settings and symbol_state.monitor.has_shown(summary):
             return []
         return [TakeSnapshot(self.time, summary.symbol, "ACCOUNT_DIFFERS")]
 
@@ -380,8 +381,7 @@ class TradingCore:
             if shares is None and (pause := check.pause(self.time)) is not None:
                 symbol_state.monitor.schedule_account_read(self.time + pause, WALLET_DIFFERS)
                 return []
-            difference = snapshot.wallet - ours
-            outputs = wallet_check.book_shares(self._books, self.symbol_states, shares, difference)
+            outputs = wallet_check.book_shares(self._books, self.symbol_states, shares, snapshot.wallet - ours)
         check.note_agreement(snapshot.time, snapshot.wallet)
         return outputs
 

@@ -285,19 +285,19 @@ class OrderMonitor:
         """Register the trade id of a fill; the compiled rules count its money and lots."""
         self._register.fills.add(update.trade_id)
         order = self._order_rows[self._register.rows[number]]
-        trip, in_round_trip = int(order["round_trip"]), self.in_round_trip
-        is_late = not in_round_trip or trip != self._position_row["id"]
+        trip, is_open = int(order["round_trip"]), self._register.takes_fills
+        is_late = not is_open or trip != self._position_row["id"]
         if is_late:  # it counts for the open position, or for a new round trip
             self.reconciled = False
             self.schedule_account_read(self._advance_time(update.time), states.LATE_FILL)
             name = self._register.names[number]
             self._late_fill_text = (
-                f"{name} filled after round trip {trip} had ended" + " and the next had begun" * in_round_trip
+                f"{name} filled after round trip {trip} had ended" + " and the next had begun" * is_open
                 if trip
                 else f"{name} filled, and the journal has lost that it was sent"
             )
-            trip = int(self._position_row["id"]) if in_round_trip else int(self._row["round_trips"]) + 1
-        is_exit = order["side"] != self._position_row["side"] if in_round_trip else False
+            trip = int(self._position_row["id"]) if is_open else int(self._row["round_trips"]) + 1
+        is_exit = order["side"] != self._position_row["side"] if is_open else False
         self._register.trade_ids_of(trip)[bool(is_exit)].append(update.trade_id)
 
     def _fill_alerts(self, fill: OrderUpdate) -> list[Output]:
@@ -473,6 +473,10 @@ class OrderMonitor:
         """Note the lots of a snapshot's position if its trades and orders don't account for it."""
         self._row["unexplained_lots"] = 0 if self._check.is_explained(snapshot) else snapshot.position.quantity
 
+    def has_shown(self, summary: AccountSummary) -> bool:
+        """Return whether a summary shows what the last snapshot has shown, and another snapshot is scheduled."""
+        return bool(self._row["snapshot_at"] < NEVER) and self._check.has_shown(summary)
+
     def agrees(self, summary: AccountSummary) -> bool:
         """Return whether a summary of the account shows what our books have; it changes nothing."""
         return self.reconciled and self.position == summary.position and self._check.lists_ours_alone(summary)
@@ -500,7 +504,7 @@ class OrderMonitor:
             elif self._books.account["keep_position"]:  # the session ends once a snapshot confirms the orders that stay
                 self.schedule_account_read(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
                 self._unconfirmed_count += 1
-        self._check.note_listed(snapshot)
+        self._check.note_shown(snapshot)
         self._check.note_positions(ours, theirs)
         if self.reconciled:
             return []

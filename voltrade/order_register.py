@@ -139,6 +139,11 @@ class OrderRegister:
         return bool(self.symbol_row["in_round_trip"])
 
     @property
+    def takes_fills(self) -> bool:
+        """Whether a fill counts in the round trip in progress, as in `order_rules.takes_fills()`."""
+        return self.in_round_trip and not self.position_row["is_closed"]
+
+    @property
     def lots(self) -> int:
         """Lots of the open position, unsigned, from our fills."""
         row = self.position_row
@@ -255,7 +260,7 @@ class OrderRegister:
 
         Where too few rows are free, orders that are done but have fills to be counted lose their rows too.
         """
-        is_kept = self.in_round_trip or int(self.position_row["id"]) in self._ended_trips
+        is_kept = self.takes_fills or int(self.position_row["id"]) in self._ended_trips
         if is_kept and not self.symbol_row["removable_count"] and not self._earlier_row["id"]:
             return
         count, kept = int(self.symbol_row["order_count"]), 0
@@ -281,10 +286,10 @@ class OrderRegister:
         (self.awaiting.add if is_short else self.awaiting.discard)(number)
 
     def _archive_round_trips(self) -> None:
-        """Keep copies of the round trips that have ended."""
+        """Keep copies of the round trips that are closed."""
         earlier = self._earlier_row
         if earlier["id"]:
             self._ended_trips[int(earlier["id"])] = PositionRow(*earlier.item())
             earlier["id"] = 0
-        if not self.in_round_trip:
+        if not self.takes_fills:
             self._ended_trips[int(self.position_row["id"])] = PositionRow(*self.position_row.item())

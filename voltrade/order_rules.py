@@ -367,20 +367,27 @@ def apply_fill(account: Record, symbol: Record, event: Record) -> None:
     symbol.entry_failures, symbol.nothing_to_reduce = 0, False
     order.filled += quantity
     order.updated_at = symbol.time
-    if order.round_trip != symbol.position.id or not symbol.in_round_trip:
+    if order.round_trip != symbol.position.id or not takes_fills(symbol):
         _adopt_late_order(account, symbol, order)
     _count_fill(symbol.position, order, event)
 
 
 @compiled_part
+def takes_fills(symbol: Record) -> bool:
+    """Return whether a fill counts in the round trip in progress: not once it is noted as closed, though cancels of its
+    orders are still under way."""
+    return bool(symbol.in_round_trip and not symbol.position.is_closed)
+
+
+@compiled_part
 def _adopt_late_order(account: Record, symbol: Record, order: Record) -> None:
-    """Assign an order that fills after its round trip has ended to a round trip in progress, or to a new one.
+    """Assign an order that fills after its round trip was closed to a round trip in progress, or to a new one.
 
     The position of a round trip in progress is closed at market, and trading halts. Otherwise a new round trip begins.
     An entry whose stop distance is known gets its stop in it, unless its own round trip was being closed: then the fill
     is closed too. What any other order has filled is closed at market, and trading halts.
     """
-    if symbol.in_round_trip:
+    if takes_fills(symbol):
         symbol.halt_wanted = records.HALTED_BY_LATE_FILL
         start_closing(symbol.position, states.LATE_FILL)
     else:

@@ -87,6 +87,8 @@ class SnapshotCheck:
         self.has_agreed = False
         self.listed_trade_id = 0
         self.mismatches = 0
+        self._shown: tuple[int, int, tuple[str, ...]] = 0, 0, ()
+        """Wallet, position and names of the open orders of the last snapshot."""
         self._smaller = 0, 0
         """The last snapshot's position where it was smaller than ours, and for how many snapshots in a row."""
 
@@ -229,9 +231,14 @@ class SnapshotCheck:
             self.agreed_trade_id, self.agreed_position = agreed, quantity - _moved(snapshot, agreed)
             self.has_agreed = True
 
-    def note_listed(self, snapshot: Snapshot) -> None:
-        """Note the highest trade id that a snapshot has listed."""
+    def note_shown(self, snapshot: Snapshot) -> None:
+        """Note the highest trade id that a snapshot has listed, and what a summary would have shown of it."""
         self.listed_trade_id = max(self.listed_trade_id, _last_trade(snapshot))
+        self._shown = snapshot.wallet, snapshot.position.quantity, tuple(sorted(listed_ids(snapshot)))
+
+    def has_shown(self, summary: AccountSummary) -> bool:
+        """Return whether the last snapshot has shown the wallet, position and open orders of a summary."""
+        return self._shown == (summary.wallet, summary.position, tuple(sorted(set(summary.orders))))
 
     def note_positions(self, ours: int, theirs: int) -> None:
         """Note the position by our fills and that of the snapshot, in signed lots; once for each snapshot."""

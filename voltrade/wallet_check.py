@@ -8,13 +8,13 @@ adds up to what the wallet has become; after some readings that don't add up it 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
 from voltrade import risk
 from voltrade.account_books import AccountBooks
-from voltrade.model import AccountUpdate, Alert, Income, Output, Snapshot, money_text
+from voltrade.model import AccountUpdate, Alert, Income, OrderUpdate, Output, Snapshot, money_text
 from voltrade.order_states import RETRY_AFTER_MS
 from voltrade.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANSFERRED, BooksEvent
 from voltrade.symbol_state import SymbolState
@@ -55,7 +55,7 @@ class WalletCheck:
         funding, transfers: what was booked since then from what the user stream told.
         readings: how many readings in a row have left a difference unexplained.
         read_again_at: when the next of them is due, ms.
-        filled_at: time of the newest fill that the user stream has told, ms.
+        filled_at: time of the newest fill that the user stream or a snapshot has told, ms.
         told: the latest payments that the stream has told: time, wallet after it, amount.
     """
 
@@ -64,6 +64,10 @@ class WalletCheck:
         self.funding = self.transfers = 0
         self.readings = self.read_again_at = self.filled_at = 0
         self.told: list[list[int]] = []
+
+    def note_fills(self, updates: Iterable[OrderUpdate]) -> None:
+        """Note when the newest of the fills was made."""
+        self.filled_at = max(self.filled_at, *(update.time for update in updates if update.trade_id), 0)
 
     def is_told_again(self, update: AccountUpdate) -> bool:
         """Note funding or a transfer of the user stream; return whether it was noted before: a message may repeat."""
@@ -111,7 +115,7 @@ class WalletCheck:
         """Return what the difference of a snapshot's wallet from ours is made of.
 
         None where its income history doesn't say that: it wasn't read, or is behind the wallet; where the stream may
-        still tell what it says; or where wallet and history may both lack the newest fill.
+        still tell what it says; or where the wallet may be older than the newest fill or payment that our books have.
 
         Args:
             snapshot: with the wallet, and its history since `since`.
@@ -129,7 +133,9 @@ class WalletCheck:
         if untold and max(untold) > snapshot.time - TOLD_WITHIN_MS:
             return None
         others = snapshot.wallet - ours - funding - transfers
-        if others and self.filled_at > snapshot.time - TOLD_WITHIN_MS:
+        told_at = max((time for time, *_ in self.told), default=0) if funding or transfers else 0
+        newest = max(told_at, self.filled_at if others else 0)
+        if newest > snapshot.time - NEAR_MS and all(row.time < newest for row in rows):
             return None
         payers = {row.symbol for row in paid}
         symbol = payers.pop() if len(payers) == 1 else ""

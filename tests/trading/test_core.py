@@ -379,6 +379,36 @@ def test_an_account_that_differs_from_the_books_is_read_whole(summary: dict[str,
     assert core.symbol_states["BTCUSDT"].monitor.reconciled  # what it says is not acted on
 
 
+@pytest.mark.parametrize(
+    ("change", "reads"),
+    [
+        ({}, False),
+        ({"wallet": money(9_999)}, True),
+        ({"position": 1}, True),
+        ({"orders": ()}, True),
+        ({"orders": ("theirs", "more")}, True),
+        ({"leverage": 20}, True),
+    ],
+    ids=["the same", "wallet", "position", "no order", "another order", "leverage"],
+)
+def test_an_account_that_is_known_to_differ_is_read_whole_again_only_if_it_changes(
+    change: dict[str, Any], reads: bool
+) -> None:
+    """An order of another program rests; the next reading is due by its own pause, which doubles."""
+    core = a_core()
+    core.handle(StreamStatus(2, "user", True))
+    resting = AlgoUpdate(2, "BTCUSDT", "theirs", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
+    core.handle(replace(a_snapshot(), algo_orders=(resting,)))
+    settings = {"leverage": 5, "margin_type": "isolated", "hedge_mode": False}
+    known: dict[str, Any] = {**settings, "position": 0, "orders": ("theirs",)}
+    told = AccountSummary(**{"time": 4, "symbol": "BTCUSDT", "wallet": money(10_000)} | known | change)
+    expected = [TakeSnapshot(4, "BTCUSDT", "ACCOUNT_DIFFERS")] if reads else []
+    assert core.handle(told) == (1, expected)
+    assert [each for each in core.handle(Timer(core.next_due))[1] if isinstance(each, TakeSnapshot)]
+    again = replace(told, time=core.time)
+    assert core.handle(again)[1] == [TakeSnapshot(core.time, "BTCUSDT", "ACCOUNT_DIFFERS")], "no other is scheduled"
+
+
 def a_position(core: TradingCore) -> str:
     """Give a core a position of 10 lots with its stop; return the entry's name."""
     core.handle(StreamStatus(2, "user", True))

@@ -307,6 +307,28 @@ def test_an_orphan_that_fills_after_a_round_trip_is_closed_and_gets_nothing_of_i
     assert harness.monitor.halt_reason == "vt-e-7e1 filled, and the journal has lost that it was sent"
 
 
+def test_a_fill_after_a_round_trip_was_written_begins_another_though_cancels_are_under_way() -> None:
+    """An entry that the journal has lost fills before the cancels of the last stop and take-profit are answered."""
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    first = harness.order("vt-e-1x1", "FILLED", 10)
+    assert harness.monitor.in_round_trip, "two cancels are under way"
+    bought = OrderUpdate(2_000, "BTCUSDT", "vt-e-7e1", 9, Side.BUY, OrderType.MARKET, "FILLED", "TRADE", 5, 5)
+    bought = replace(bought, trade_id=77, last_quantity=5, last_price=1_000)
+    [out] = intents(harness.note(harness.monitor.on_order(bought)))
+    assert (out.order.client_order_id, out.order.quantity, out.reason) == ("vt-e-2x1", 5, "LATE_FILL")
+    harness.canceled(first)
+    assert harness.monitor.position == 5
+    second = harness.order("vt-e-2x1", "FILLED", 5)
+    trips = [trip for trip in (*first, *second) if isinstance(trip, RoundTrip)]
+    assert [(t.id, t.quantity, len(t.entry_trade_ids), len(t.exit_trade_ids)) for t in trips] == [
+        (1, 10, 1, 1),
+        (2, 5, 1, 1),
+    ]
+    assert trips[1].entry_trade_ids == (77,)
+    assert not harness.monitor.in_round_trip
+
+
 def test_a_round_trip_that_ends_without_a_row_is_still_known() -> None:
     harness = Harness().in_position()
     monitor = harness.monitor

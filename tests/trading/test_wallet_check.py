@@ -181,16 +181,40 @@ def test_a_payment_that_is_told_twice_is_booked_once() -> None:
 
 
 def test_a_wallet_that_may_lack_a_fill_of_ours_is_no_trade_of_others() -> None:
-    """The account is read from before a fill of ours, and so is its history: nothing is booked for it."""
+    """A wallet may be read from before a fill of ours, up to 15 s ago, whether its history has the fill or not."""
     core = opened()
     check = core._wallet
     check.note_agreement(100_000, money(1_000))
     fill = OrderUpdate(160_000, "BTCUSDT", "x", 9, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", 1, 1, trade_id=7)
     core.handle(replace(fill, last_quantity=1, last_price=1_000))
     core.handle(replace(fill, time=165_000, execution="NEW", trade_id=0))
-    stale = replace(a_snapshot(163_000), wallet=money(1_000), income=())
-    assert check.shares(stale, money(950), {"BTCUSDT"}) is None
-    assert check.shares(replace(stale, time=170_000), money(950), {"BTCUSDT"}) == Shares(others=money(50))
+    stale = replace(a_snapshot(172_000), wallet=money(1_000), income=())
+    current = replace(stale, income=(Income(160_000, "COMMISSION", money(-50), "BTCUSDT"),))
+    for each in (stale, current):
+        assert check.shares(each, money(950), {"BTCUSDT"}) is None
+    assert check.shares(replace(stale, time=175_000), money(950), {"BTCUSDT"}) == Shares(others=money(50))
+
+
+def test_a_fill_that_wallet_and_history_have_need_not_be_waited_for() -> None:
+    """Ours cost 50, somebody else's 30, two seconds ago; a snapshot has told it."""
+    core = opened()
+    fill = OrderUpdate(160_000, "BTCUSDT", "x", 9, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", 1, 1, trade_id=7)
+    core.handle(replace(a_snapshot(162_000), fills=(fill,)))
+    core._wallet.note_agreement(100_000, money(1_000))
+    rows = Income(159_000, "COMMISSION", money(-30)), Income(160_000, "COMMISSION", money(-50), "BTCUSDT")
+    read = replace(a_snapshot(162_000), wallet=money(920), income=rows)
+    assert core._wallet.shares(read, money(950), {"BTCUSDT"}) == Shares(others=money(-30))
+    assert core._wallet.shares(replace(read, wallet=money(970)), money(950), {"BTCUSDT"}) is None
+
+
+def test_a_wallet_that_may_lack_what_was_told_of_funding_books_nothing_back() -> None:
+    core = opened()
+    check = core._wallet
+    check.note_agreement(100_000, money(10_000))
+    core.handle(AccountUpdate(160_000, "FUNDING_FEE", money(9_950), money(-50), "BTCUSDT"))
+    for income in ((), (Income(160_000, "FUNDING_FEE", money(-50), "BTCUSDT"),)):
+        stale = replace(a_snapshot(172_000), wallet=money(10_000), income=income)
+        assert check.shares(stale, money(9_950), {"BTCUSDT"}) is None
 
 
 def test_a_difference_is_unexplained_after_a_minute_however_often_the_account_is_read() -> None:
