@@ -341,7 +341,7 @@ def _on_absent(account: Record, symbol: Record, row: int, time: int) -> None:
         if order.purpose == states.ENTRY:
             _count_entry_failure(symbol)
         alert(account, symbol, records.NEVER_PLACED, order.number, time)
-    elif move_to(order, states.CANCELED):
+    elif move_to(order, states.GONE):
         alert(account, symbol, records.ORDER_IS_GONE, order.number, time)
 
 

@@ -22,8 +22,8 @@ from voltrade.model import Purpose
 class OrderState(StrEnum):
     """State of an ordinary order.
 
-    UNKNOWN: the outcome of a request isn't known. NOT_PLACED: we concluded that it was never accepted; a later report
-    may prove us wrong.
+    UNKNOWN: the outcome of a request isn't known. NOT_PLACED: we concluded that it was never accepted, GONE: that it no
+    longer exists; a later report may prove us wrong.
     """
 
     PENDING_SUBMIT = "PENDING_SUBMIT"
@@ -36,6 +36,7 @@ class OrderState(StrEnum):
     EXPIRED = "EXPIRED"
     UNKNOWN = "UNKNOWN"
     NOT_PLACED = "NOT_PLACED"
+    GONE = "GONE"
 
 
 class AlgoState(StrEnum):
@@ -52,6 +53,7 @@ class AlgoState(StrEnum):
     EXPIRED = "EXPIRED"
     UNKNOWN = "UNKNOWN"
     NOT_PLACED = "NOT_PLACED"
+    GONE = "GONE"
 
 
 _O, _A = OrderState, AlgoState
@@ -59,33 +61,34 @@ _KNOWN = frozenset({_O.NEW, _O.PARTIALLY_FILLED, _O.FILLED, _O.CANCELED, _O.REJE
 _ALGO_KNOWN = frozenset({_A.NEW, _A.TRIGGERING, _A.TRIGGERED, _A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED})
 
 MOVES: dict[OrderState, frozenset[OrderState]] = {
-    _O.PENDING_SUBMIT: _KNOWN | {_O.UNKNOWN, _O.NOT_PLACED, _O.PENDING_CANCEL},
-    _O.NEW: frozenset({_O.PARTIALLY_FILLED, _O.FILLED, _O.PENDING_CANCEL, _O.CANCELED, _O.EXPIRED, _O.REJECTED}),
-    _O.PARTIALLY_FILLED: frozenset({_O.FILLED, _O.PENDING_CANCEL, _O.CANCELED, _O.EXPIRED}),
+    _O.PENDING_SUBMIT: _KNOWN | {_O.UNKNOWN, _O.NOT_PLACED, _O.GONE, _O.PENDING_CANCEL},
+    _O.NEW: (_KNOWN - {_O.NEW}) | {_O.PENDING_CANCEL, _O.GONE},
+    _O.PARTIALLY_FILLED: frozenset({_O.FILLED, _O.PENDING_CANCEL, _O.CANCELED, _O.EXPIRED, _O.GONE}),
     # After a refused cancel the order goes back to the state that a look-up returns.
-    _O.PENDING_CANCEL: _KNOWN | {_O.UNKNOWN},
-    _O.UNKNOWN: _KNOWN | {_O.NOT_PLACED},
-    # We concluded that it was never placed, but the exchange reports it after all.
-    _O.NOT_PLACED: _KNOWN,
+    _O.PENDING_CANCEL: _KNOWN | {_O.UNKNOWN, _O.GONE},
+    _O.UNKNOWN: _KNOWN | {_O.NOT_PLACED, _O.GONE},
+    # We concluded that it was never placed, or no longer exists, but the exchange reports it after all.
+    **dict.fromkeys((_O.NOT_PLACED, _O.GONE), _KNOWN),
     **dict.fromkeys((_O.FILLED, _O.CANCELED, _O.REJECTED, _O.EXPIRED), frozenset()),
 }
 """Legal transitions of an ordinary order: from a state, the states that it may go to."""
 
 ALGO_MOVES: dict[AlgoState, frozenset[AlgoState]] = {
-    _A.PENDING_SUBMIT: _ALGO_KNOWN | {_A.UNKNOWN, _A.NOT_PLACED, _A.PENDING_CANCEL},
-    _A.NEW: (_ALGO_KNOWN - {_A.NEW}) | {_A.PENDING_CANCEL},
-    _A.TRIGGERING: frozenset({_A.TRIGGERED, _A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED}),
-    _A.TRIGGERED: frozenset({_A.FINISHED, _A.CANCELED, _A.EXPIRED}),
-    _A.PENDING_CANCEL: _ALGO_KNOWN | {_A.UNKNOWN},
-    _A.UNKNOWN: _ALGO_KNOWN | {_A.NOT_PLACED},
-    _A.NOT_PLACED: _ALGO_KNOWN,
+    _A.PENDING_SUBMIT: _ALGO_KNOWN | {_A.UNKNOWN, _A.NOT_PLACED, _A.GONE, _A.PENDING_CANCEL},
+    _A.NEW: (_ALGO_KNOWN - {_A.NEW}) | {_A.PENDING_CANCEL, _A.GONE},
+    _A.TRIGGERING: frozenset({_A.TRIGGERED, _A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED, _A.GONE}),
+    _A.TRIGGERED: frozenset({_A.FINISHED, _A.CANCELED, _A.EXPIRED, _A.GONE}),
+    _A.PENDING_CANCEL: _ALGO_KNOWN | {_A.UNKNOWN, _A.GONE},
+    _A.UNKNOWN: _ALGO_KNOWN | {_A.NOT_PLACED, _A.GONE},
+    **dict.fromkeys((_A.NOT_PLACED, _A.GONE), _ALGO_KNOWN),
     **dict.fromkeys((_A.FINISHED, _A.CANCELED, _A.REJECTED, _A.EXPIRED), frozenset()),
 }
 """Legal transitions of a conditional order."""
 
-DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", "EXPIRED", "NOT_PLACED"})
-"""States of both kinds in which an order can no longer fill or trigger. NOT_PLACED is our conclusion: the exchange may
-report the order later."""
+CONCLUDED: frozenset[str] = frozenset({"NOT_PLACED", "GONE"})
+"""States that are our conclusion: the exchange may report the order later, and it can act then."""
+DONE: frozenset[str] = frozenset({"FILLED", "FINISHED", "CANCELED", "REJECTED", "EXPIRED"}) | CONCLUDED
+"""States of both kinds in which an order can no longer fill or trigger, as far as we know."""
 
 STATUS_ALIASES = {"EXPIRED_IN_MATCH": "EXPIRED"}
 """Statuses of Binance that are treated as another."""
@@ -247,7 +250,7 @@ STATES = (*dict.fromkeys(str(state) for state in (*OrderState, *AlgoState)), "OT
 
 (
     PENDING_SUBMIT, NEW, PARTIALLY_FILLED, FILLED, PENDING_CANCEL, CANCELED, REJECTED, EXPIRED, UNKNOWN, NOT_PLACED,
-    TRIGGERING, TRIGGERED, FINISHED, OTHER,
+    GONE, TRIGGERING, TRIGGERED, FINISHED, OTHER,
 ) = range(len(STATES))  # fmt: skip
 """Indexes of `STATES`: first those of an ordinary order, in the order of `OrderState`."""
 

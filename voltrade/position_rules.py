@@ -182,7 +182,8 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
     is_needed = not is_closing(position) or _exits_fail(symbol, time)
     if time < position.stop_retry_at or has_finished_trigger(position) or not is_needed:
         return
-    if row >= 0 and symbol.orders[row].state == states.CANCELED and symbol.orders[row].cancel_reason == states.NONE:
+    has_vanished = row >= 0 and symbol.orders[row].state in (states.CANCELED, states.GONE)
+    if has_vanished and symbol.orders[row].cancel_reason == states.NONE:
         alert(account, symbol, records.STOP_IS_REPLACED, symbol.orders[row].number, time)
         symbol.halt_wanted = records.HALTED_BY_FOREIGN_ORDER
     _send_stop(account, symbol, time, lots, states.PROTECT)

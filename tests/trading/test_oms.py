@@ -39,6 +39,7 @@ from voltrade.oms import OrderMonitor
 from voltrade.order_queries import price_from_average
 from voltrade.order_states import (
     ALGO_MOVES,
+    CONCLUDED,
     DONE,
     EXPECTED_REFUSALS,
     MOVES,
@@ -269,7 +270,7 @@ def test_every_state_has_its_moves_and_an_end_has_none() -> None:
     assert set(MOVES) == set(OrderState)
     assert set(ALGO_MOVES) == set(AlgoState)
     ends = {str(s) for s, after in [*MOVES.items(), *ALGO_MOVES.items()] if not after}
-    assert ends == DONE - {"NOT_PLACED"}  # a concluded absence may still turn out wrong
+    assert ends == DONE - CONCLUDED  # a concluded absence may still turn out wrong
 
 
 @settings(max_examples=150, deadline=None)
@@ -391,6 +392,23 @@ def test_a_stop_that_the_exchange_has_no_more_is_replaced() -> None:
     assert next(output.code for output in outputs if isinstance(output, Alert)) == "ORDER_GONE"
     [stop] = intents(outputs)
     assert (stop.order.client_order_id, stop.order.quantity) == ("vt-e-1s2", 10)
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_an_order_that_was_concluded_gone_is_cancelled_where_it_is_listed_after_its_position(is_closed: bool) -> None:
+    """The lists and look-ups that did not have it were from before it was placed; in position it stays what it was."""
+    harness = Harness().in_position()
+    absent(harness, TARGET, position=10)
+    assert harness.monitor.orders[TARGET].state == "GONE"
+    if is_closed:
+        harness.note(leave(harness.monitor, harness.time, "TIME"))
+        harness.canceled(harness.order("vt-e-1x1", "FILLED", 10))
+        assert not harness.monitor.in_round_trip
+    kept = [TARGET] if is_closed else [STOP, TARGET]
+    shown = replace(a_snapshot(harness.monitor.position, **a_listing(harness, *kept)), time=harness.time + 1_000)
+    outputs = harness.monitor.on_snapshot(shown)
+    assert [o.client_order_id for o in outputs if isinstance(o, CancelOrder)] == [TARGET] * is_closed
+    assert harness.monitor.orders[TARGET].state == ("PENDING_CANCEL" if is_closed else "NEW")
 
 
 def test_an_error_while_asking_is_no_evidence() -> None:

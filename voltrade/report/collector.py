@@ -36,11 +36,11 @@ from voltrade.model import (
     Side,
     Snapshot,
 )
-from voltrade.order_states import DONE, STATUS_ALIASES
+from voltrade.order_states import CONCLUDED, DONE, STATUS_ALIASES
 from voltrade.report.frames import FOREIGN, Beginning, Columns, Frames, frames_of_columns
 
 # An order that was assumed not placed may turn out to exist; an ended order stays ended.
-_ENDED = DONE - {"NOT_PLACED"}
+_ENDED = DONE - CONCLUDED
 
 
 def frames_of_facts(instrument: Instrument, bar_rows: Iterable[Mapping[str, Any]], facts: Iterable[object]) -> Frames:
