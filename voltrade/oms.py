@@ -122,7 +122,7 @@ class OrderMonitor:
         self._incomplete_count = 0
         """Snapshots in a row that lacked fills that are reported."""
         self._unlisted: set[int] = set()
-        """Orders that a snapshot did not list although it was taken late enough to have them."""
+        """Orders that a snapshot did not list although it was taken late enough to have them, nor any since."""
         self._late_fill_text = self._foreign_fill_text = ""
         """Halt reasons after a late fill, and after a foreign one."""
         self._reported_fees: set[str] = set()
@@ -455,6 +455,7 @@ class OrderMonitor:
             outputs += self._react(records.LOOKUP_WANTED, order=row, reason=states.NOT_LISTED)
         outputs += self._react(records.SYNC_WANTED)
         outputs += self._compare(snapshot)
+        self._unlisted &= {order.row.number for order in unlisted}
         if self.position == snapshot.position.quantity:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)

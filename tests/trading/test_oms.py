@@ -411,6 +411,16 @@ def test_an_order_that_was_concluded_gone_is_cancelled_where_it_is_listed_after_
     assert harness.monitor.orders[TARGET].state == ("PENDING_CANCEL" if is_closed else "NEW")
 
 
+def test_a_snapshot_that_lists_an_order_takes_back_that_one_did_not() -> None:
+    """One list was out of date; later only the look-ups are."""
+    harness = Harness().in_position()
+    for at, listing in ((20_000, {}), (21_000, a_listing(harness, STOP, TARGET))):
+        harness.monitor.on_snapshot(replace(a_snapshot(10, **listing), time=at))
+    for harness.time in range(22_000, 27_000, 1_000):
+        harness.reply(STOP, "lookup", Outcome.REFUSED, -2013)
+    assert harness.monitor.orders[STOP].state == "NEW"
+
+
 def test_an_error_while_asking_is_no_evidence() -> None:
     harness = Harness()
     harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
