@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 from support.builders import an_instrument
-from support.compiled_rules import compile_rules, place_of_run
+from support.compiled_rules import PATHS, compile_rules, place_of_run
 from support.wall import GUARDS
 
 from voltrade.model import Instrument, money
@@ -40,11 +40,11 @@ COLLECTED_WITHIN_S = 180
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
-    """Let one process compile the asserts of all tests, and another one the rules, before the others need either."""
+    """Let one process compile the asserts of all tests, and two others the rules, before anybody needs either."""
     number = int(getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"].removeprefix("gw"))
     is_collected = place_of_run("collected")
-    if number == 1:
-        compile_rules()
+    if number in (1, 2):
+        compile_rules(PATHS[number - 1])
     deadline = time.monotonic() + COLLECTED_WITHIN_S
     while number > 0 and not is_collected.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -59,7 +59,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
 
 
 def pytest_sessionfinish() -> None:
-    for name in ("collected", "compiled"):
+    for name in ("collected", *PATHS):
         place_of_run(name).unlink(missing_ok=True)
 
 

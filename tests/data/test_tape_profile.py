@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,12 @@ from voltrade.report.tape_charts import calibration_chart, clock_chart, tape_cha
 
 MONDAY = date(2026, 1, 5)
 START = start_of(MONDAY)
-SYNTHETIC = synthetic_trades(an_instrument(), seed=8, hours=6).trades
+
+
+@cache
+def synthetic() -> Trades:
+    """Six hours, made when they are first asked for: nothing is compiled while tests are collected."""
+    return synthetic_trades(an_instrument(), seed=8, hours=6).trades
 
 
 def tape(*rows: tuple[int, int, int], first_id: int = 1) -> Trades:
@@ -43,7 +49,7 @@ def tape(*rows: tuple[int, int, int], first_id: int = 1) -> Trades:
 
 def test_the_parameters_for_live_carry_the_band_that_is_shown(btcusdt: Instrument) -> None:
     """The range was shown as watched, but what was to be typed did not carry it."""
-    chosen = calibrate(SYNTHETIC, btcusdt, thresholds=[]).for_bars_a_day(500)
+    chosen = calibrate(synthetic(), btcusdt, thresholds=[]).for_bars_a_day(500)
     words = chosen.parameters().split()
     assert words[::3] == ["-p"] * 3
     bars = Config.from_parameters(dict(zip(words[1::3], map(float, words[2::3]), strict=True))).bars
@@ -82,8 +88,8 @@ def test_days_and_gaps_by_hand(btcusdt: Instrument) -> None:
 
 
 def test_a_whole_tape_has_no_gaps(btcusdt: Instrument) -> None:
-    assert gap_table(SYNTHETIC, btcusdt).empty
-    assert day_table(SYNTHETIC, btcusdt)["trades"].sum() == len(SYNTHETIC)
+    assert gap_table(synthetic(), btcusdt).empty
+    assert day_table(synthetic(), btcusdt)["trades"].sum() == len(synthetic())
 
 
 # --- bars at a threshold ----------------------------------------------------------------------------------------------
@@ -137,9 +143,9 @@ def test_nothing_is_reckoned_over_a_gap_or_over_a_bar_cut_at_midnight(btcusdt: I
 @settings(max_examples=20, deadline=None)
 @given(st.integers(20, 400), st.sampled_from(["base", "quote", "trades"]))
 def test_bars_are_those_of_the_fold(btcusdt: Instrument, bars: int, unit: str) -> None:
-    recommended = calibrate(SYNTHETIC, btcusdt, unit=unit, thresholds=[]).for_bars_a_day(bars)
+    recommended = calibrate(synthetic(), btcusdt, unit=unit, thresholds=[]).for_bars_a_day(bars)
     bar_settings = BarSettings.model_validate({"threshold": recommended.threshold, "unit": unit})
-    rows = VolumeBarAggregator(bar_settings, btcusdt).process(SYNTHETIC)
+    rows = VolumeBarAggregator(bar_settings, btcusdt).process(synthetic())
     assert recommended.figures.bars == np.count_nonzero(rows["close_reason"] == 1)
 
 
@@ -149,7 +155,7 @@ def test_bars_are_those_of_the_fold(btcusdt: Instrument, bars: int, unit: str) -
 @pytest.mark.parametrize("unit", ["base", "quote", "trades"])
 @pytest.mark.parametrize("wanted", [60, 500, 2_000])
 def test_a_wanted_number_of_bars_a_day_is_met(btcusdt: Instrument, unit: str, wanted: int) -> None:
-    chosen = calibrate(SYNTHETIC, btcusdt, unit=unit, thresholds=[]).for_bars_a_day(wanted)
+    chosen = calibrate(synthetic(), btcusdt, unit=unit, thresholds=[]).for_bars_a_day(wanted)
     smallest = {"base": Decimal("0.001"), "quote": Decimal("0.0001"), "trades": Decimal(1)}[unit]
     assert chosen.threshold % smallest == 0
     assert len(f"{chosen.threshold.normalize():f}".replace(".", "").strip("0")) <= 3, "three digits are enough"
@@ -169,7 +175,7 @@ def test_the_step_bounds_the_threshold(btcusdt: Instrument) -> None:
 
 
 def test_the_nearest_to_normal_is_the_least_non_normal_of_the_band(btcusdt: Instrument) -> None:
-    calibration = calibrate(SYNTHETIC, btcusdt, most=5_000)
+    calibration = calibrate(synthetic(), btcusdt, most=5_000)
     chosen = calibration.nearest_to_normal(800, 4_000)
     judged = [f for f in calibration.figures if 800 <= f.bars_a_day <= 4_000 and f.returns >= 200]
     assert len(judged) > 4
@@ -193,14 +199,14 @@ def test_volume_time_is_more_normal_than_trades_at_random() -> None:
 
 
 def test_calibration_has_a_row_for_each_threshold(btcusdt: Instrument) -> None:
-    table = calibrate(SYNTHETIC, btcusdt).table()
+    table = calibrate(synthetic(), btcusdt).table()
     assert len(table) == 24
     assert table["threshold"].is_monotonic_increasing
     assert table["bars"].is_monotonic_decreasing
-    given_ones = calibrate(SYNTHETIC, btcusdt, thresholds=[Decimal(30), Decimal(10)])
+    given_ones = calibrate(synthetic(), btcusdt, thresholds=[Decimal(30), Decimal(10)])
     assert given_ones.table()["threshold"].tolist() == [10.0, 30.0]
     with pytest.raises(ConfigError, match="threshold: must be a multiple of BTCUSDT's step"):
-        calibrate(SYNTHETIC, btcusdt, thresholds=[Decimal("0.0005")])
+        calibrate(synthetic(), btcusdt, thresholds=[Decimal("0.0005")])
 
 
 # --- bar rate ---------------------------------------------------------------------------------------------------------
@@ -277,7 +283,7 @@ def trace(figure: object, name: str) -> object:
 
 
 def test_the_calibration_chart_shows_the_table_and_the_choice(btcusdt: Instrument) -> None:
-    calibration = calibrate(SYNTHETIC, btcusdt)
+    calibration = calibrate(synthetic(), btcusdt)
     chosen = calibration.for_bars_a_day(500)
     figure = calibration_chart(calibration, chosen)
     table = calibration.table()
@@ -290,8 +296,8 @@ def test_the_calibration_chart_shows_the_table_and_the_choice(btcusdt: Instrumen
 
 
 def test_the_tape_chart_shows_prices_and_gaps(btcusdt: Instrument) -> None:
-    keep = (SYNTHETIC.id < 20_000) | (SYNTHETIC.id > 21_000)
-    trades = SYNTHETIC[keep]
+    keep = (synthetic().id < 20_000) | (synthetic().id > 21_000)
+    trades = synthetic()[keep]
     figure = tape_chart(trades, btcusdt)
     assert len(trace(figure, "price").x) < 5_000  # type: ignore[attr-defined]
     assert max(trace(figure, "price").y) == trades.price.max() / 10  # type: ignore[attr-defined]
@@ -301,13 +307,13 @@ def test_the_tape_chart_shows_prices_and_gaps(btcusdt: Instrument) -> None:
 
 
 def test_the_bars_chart_sets_volume_bars_beside_bars_of_time(btcusdt: Instrument) -> None:
-    rows = VolumeBarAggregator(BarSettings(threshold=Decimal(60)), btcusdt).process(SYNTHETIC)
-    figure = clock_chart(SYNTHETIC, rows, btcusdt)
+    rows = VolumeBarAggregator(BarSettings(threshold=Decimal(60)), btcusdt).process(synthetic())
+    figure = clock_chart(synthetic(), rows, btcusdt)
     by_volume, by_time = (trace(figure, name) for name in ("volume bars", "bars of time"))
     assert len(by_volume.open) == len(rows)  # type: ignore[attr-defined]
     assert abs(len(by_time.open) - len(rows)) <= 2, "as many bars of time"  # type: ignore[attr-defined]
     assert list(by_volume.close) == (rows["close"] / 10).tolist()  # type: ignore[attr-defined]
-    assert by_time.close[-1] == SYNTHETIC.price[-1] / 10  # type: ignore[attr-defined]
+    assert by_time.close[-1] == synthetic().price[-1] / 10  # type: ignore[attr-defined]
 
 
 @pytest.mark.recordings

@@ -182,7 +182,10 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
     block = Trades.from_rows("BTCUSDT", [(number, 800_000, 1, 1_767_643_200_000 + number, False) for number in (5, 6)])
     at = int(block.time[0])
     phase = BarResumePoint(at, "BTCUSDT", 20_458, 3, 7, 5)
-    snapshot = next(fact for fact in MADE_BY_THE_EXCHANGE if type(fact).__name__ == "Snapshot")
+    config = Config.from_parameters(hours=0.1)
+    tape = load_tape(config.session, shipped_instrument("BTCUSDT"))
+    made_by_the_exchange = voltrade.backtest(tape, config, path="events").facts
+    snapshot = next(fact for fact in made_by_the_exchange if type(fact).__name__ == "Snapshot")
     left = left_behind(9_830, day_equity=10_000, losses=4, trades=9)
     facts = [
         phase,
@@ -208,13 +211,6 @@ def test_what_a_backtest_cannot_repeat_is_said(tmp_path: Path) -> None:
     config = run_backtest._on_account(Config(), snapshot)
     assert float(config.execution.wallet) == snapshot.wallet / 1e8
     assert float(config.execution.taker_fee) == snapshot.taker_fee_e8 / 1e8
-
-
-MADE_BY_THE_EXCHANGE = voltrade.backtest(
-    load_tape(Config.from_parameters(hours=0.1).session, shipped_instrument("BTCUSDT")),
-    Config.from_parameters(hours=0.1),
-    path="events",
-).facts
 
 
 # --- what was altered ------------------------------------------------------------------------------------------------

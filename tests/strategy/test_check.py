@@ -300,7 +300,7 @@ def test_a_rule_that_fails_is_named_with_its_bar() -> None:
 
 # --- leaks that only the code tells -----------------------------------------------------------------------------------
 
-FIXTURE = fixture(BTCUSDT, Rule(SignalSettings(), BTCUSDT).warmup_bars + AFTER_WARMUP)
+FIXTURE = fixture(BTCUSDT, Rule.warmup_of(SignalSettings()) + AFTER_WARMUP)
 """The very fixture that the check runs on."""
 TIMES = FIXTURE.rows["close_time"].copy()
 TOMORROW = FIXTURE.rows["close"] / 10.0

@@ -19,11 +19,19 @@ def place_of_run(name: str) -> Path:
     return Path(tempfile.gettempdir()) / f"voltrade-tests-{run}.{name}"
 
 
-def compile_rules() -> None:
-    """Compile the rules and load them into this process, or wait until another one of this run has compiled them."""
+PATHS = ("events", "compiled")
+"""The two paths of a backtest. They share few functions, so that two processes compile them in half the time."""
+
+
+def compile_rules(*first: str) -> None:
+    """Compile the rules and load them into this process, or wait until another one of this run has compiled them.
+
+    Args:
+        first: paths to begin with.
+    """
     config = Config.from_parameters(hours=0.25, threshold=1)
     tape = load_tape(config.session, shipped_instrument("BTCUSDT"))
-    with place_of_run("compiled").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for path in ("events", "compiled"):
+    for path in dict.fromkeys((*first, *PATHS)):
+        with place_of_run(path).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             backtest(tape, config, path=path)
