@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+from support.forked import Forked
 from support.history import HEADERS, History, HistoryServer, some_trades
 from ta.trend import ADXIndicator
 
@@ -74,15 +75,9 @@ serves() {  # WORDS COMMAND...: it says so, and goes on until it is stopped
     kill $!
     wait $! || true
 }
-checked() {  # papermill NOTEBOOK OUTPUT -p ...: papermill takes it, and a session these parameters
+checked() {  # papermill NOTEBOOK OUTPUT -p ...: it is found; papermill and doctor take the rest after this block
     type -P "$1" >/dev/null
-    python - "${@:2}" <<'END'
-import sys
-from papermill.cli import papermill
-from voltrade.__main__ import main
-papermill.main([*sys.argv[1:], "--prepare-only", "--no-progress-bar"], standalone_mode=False)
-sys.exit(main(["doctor", *sys.argv[3:]]))
-END
+    echo "${@:2}" >>checked.log
 }
 """
 
@@ -107,6 +102,9 @@ INSTEAD = {
     "make lab ": Instead(
         "serves 'is running at:' make lab ARGS='--no-browser --allow-root --port=0' ",
         "it serves until it is stopped; without a browser, and as whoever runs the tests",
+    ),
+    "papermill notebooks/live.ipynb runs/today.ipynb                        #": Instead(
+        "papermill notebooks/live.ipynb runs/today.ipynb -p hours 3 #", "notebooks/live.ipynb itself runs twelve hours"
     ),
     "papermill notebooks/live.ipynb runs/seed9.ipynb": Instead(
         "checked papermill notebooks/live.ipynb runs/seed9.ipynb", "one session is run, and this one is like it"
@@ -146,7 +144,8 @@ INSTEAD = {
     "papermill notebooks/live.ipynb runs/adx.ipynb": Instead(
         "checked papermill notebooks/live.ipynb runs/adx.ipynb", "tests/strategy/test_rule_file.py runs such a session"
     ),
-    "--hours 12 --port 9000": Instead("--hours 5 --port 9000", "the first session's four hours, and one for the next"),
+    "--hours 12 --port 9000": Instead("--hours 2 --port 9000", "an hour of the first session, and one of the next"),
+    "-p duration_s 14400": Instead("-p duration_s 3600", "likewise"),
     "--port 9000": Instead("--port {port}", "9000 may be taken"),
     "http://127.0.0.1:9000": Instead("http://127.0.0.1:{port}", "likewise"),
 }
@@ -252,10 +251,27 @@ def a_free_port() -> int:
 
 
 @pytest.mark.parametrize("number", range(len(SHELL)))
-def test_commands_work_as_typed(number: int, clone: Path, environment: dict[str, str]) -> None:
+def test_commands_work_as_typed(
+    number: int, clone: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fault case I10: after `make live`, neither `papermill` nor voltrade's packages were found."""
     first = "" if number == 0 else f"{ACTIVATION}\n"
     run(f"set +u\n{first}{HELPERS}\n{as_run(SHELL[number], a_free_port())}", clone, environment)
+    check_sessions(clone, environment, monkeypatch)
+
+
+def check_sessions(clone: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have papermill take what a block would run, and a session its parameters."""
+    monkeypatch.chdir(clone)
+    if (asked := clone / "checked.log").exists():
+        for line in asked.read_text().splitlines():
+            notebook, output, *given = line.split()
+            log = clone.parent / "checked.out"
+            prepared = (notebook, output, *given, "--prepare-only", "--no-progress-bar")
+            for program, words in (("papermill", prepared), ("voltrade", ("doctor", *given))):
+                done = Forked(*words, log=log, program=program, environment=environment).wait(120)
+                assert done == 0, f"{program} {words}\n{log.read_text()[-5000:]}"
+        asked.unlink()
 
 
 def test_python_works_as_typed(clone: Path, environment: dict[str, str]) -> None:
