@@ -267,11 +267,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _check_by_orders(arguments: argparse.Namespace) -> int:
     from voltrade.engine.demo_check.check import VERDICTS, run_check
-    from voltrade.engine.demo_check.report import LEGEND
+    from voltrade.engine.demo_check.report import LEGEND, record_name
     from voltrade.engine.demo_check.terminal import Terminal
 
     config = _config(arguments)
-    folder = arguments.record or Path("runs") / f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = arguments.record or Path("runs") / record_name(datetime.now(UTC))
     with Terminal() as terminal:
 
         def show(row: object) -> None:

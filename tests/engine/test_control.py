@@ -173,6 +173,13 @@ def test_an_order_that_comes_too_late_is_not_said_to_be_taken(tmp_path: Path, st
         assert answer == {"error": f"{action} comes too late and is not carried out: the session is {state}"}
 
 
+@pytest.mark.parametrize("is_handled", [True, False])
+def test_a_stop_that_ends_its_session_at_once_is_said_to_be_carried_out(tmp_path: Path, is_handled: bool) -> None:
+    """As one without a position: its state at the end of the answer is that of a session that is over."""
+    said = rows_of(tmp_path, "stop", {"state": "ended", "carried_out": is_handled})
+    assert said["order"].startswith("stop is carried out")
+
+
 @pytest.mark.parametrize("state", ["starting", "running"])
 @pytest.mark.parametrize("is_handled", [True, False])
 def test_a_command_is_answered_with_what_is_true_after_it(tmp_path: Path, state: str, is_handled: bool) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from errno import ENOSPC
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -26,14 +29,14 @@ from test_demo_check_orders import KEY, SECRET, tape
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.demo_check import watcher
-from voltrade.engine.demo_check.cleanup import CleanUp, Terms, is_not_found
+from voltrade.engine.demo_check.cleanup import LIST_LIMIT, MOST_WEIGHT, READ_LAG_MS, WEIGHTS, CleanUp, Terms
 from voltrade.engine.demo_check.ending import run_to_the_end
 from voltrade.engine.demo_check.frames import FrameRecord
-from voltrade.engine.demo_check.sent_orders import ORDER, STOP, SentOrders
+from voltrade.engine.demo_check.sent_orders import CANCEL_STOP, ORDER, STOP, SentOrders, is_not_found
 from voltrade.engine.demo_check.terminal import Terminal
 from voltrade.engine.demo_check.waits import WaitNotice
 from voltrade.engine.demo_check.watcher import Watcher
-from voltrade.errors import SessionError
+from voltrade.errors import ExchangeError, SessionError
 from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.client import Response
 from voltrade.exchange.credentials import Credentials
@@ -42,9 +45,13 @@ from voltrade.order_states import ABSENCE_MARGIN_MS
 from voltrade.venue.server import serve
 
 OURS = "vt-check7-"
-TERMS = Terms("BTCUSDT", OURS, Decimal("0.1"), 5_000, 0)
+BOUGHT, STOPPED = OURS + "1e", OURS + "2s"
+TERMS = Terms("BTCUSDT", OURS, Decimal("0.1"), 5_000)
 GONE, DOWN = Response(400, -2013, "Order does not exist."), Response(503, 0, "Service Unavailable.")
 LOST = Response(503, 0, "Unknown error, please check your request or try again later.")
+NOT_THERE = Response(400, -2011, "Unknown order sent.")
+NEVER_S = 70
+"""After so long an order without an answer that nothing shows has not arrived: recvWindow, margin and read lag."""
 
 
 @dataclass
@@ -66,6 +73,9 @@ class Order:
         return {"side": side, "orderId": self.number, **(named if self.is_stop else plain)}
 
 
+Spoil = Callable[[str, Mapping[str, Any]], Response | None]
+
+
 @dataclass
 class Account:
     """An exchange in virtual time: market orders fill at once, and `spoil` decides what is answered instead."""
@@ -73,9 +83,8 @@ class Account:
     now: int = 1_000_000
     held: Decimal = Decimal(0)
     orders: dict[str, Order] = field(default_factory=dict)
-    trades: list[dict[str, Any]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    spoil: Callable[[str, Mapping[str, Any]], Response | None] = lambda call, params: None
+    asked: list[tuple[int, str]] = field(default_factory=list)
+    spoil: Spoil = lambda call, params: None
     later: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
     blocked_until: int = 0
     fills_after_ms: int = 0
@@ -87,6 +96,9 @@ class Account:
     def redact(self, text: str) -> str:
         return text
 
+    def count(self, call: str) -> int:
+        return sum(asked == f"fapiPrivate{call}" for _, asked in self.asked)
+
     async def sleep(self, seconds: float) -> None:
         """Let time pass; count how long the check's own coins had no stop."""
         if self.held > 0 and not any(order.is_stop and order.status == "NEW" for order in self.orders.values()):
@@ -97,19 +109,26 @@ class Account:
         for _, do in due:
             do()
 
-    def trade(self, name: str, side: int, quantity: str) -> None:
-        """Execute a market order."""
-        number = len(self.orders) + 1
-        self.orders[name] = Order(number, side, Decimal(quantity), status="FILLED", executed=Decimal(quantity))
-        row = {"orderId": number, "side": "BUY" if side > 0 else "SELL", "qty": quantity, "time": self.now}
-        self.trades.append(row)
-        self.held += side * Decimal(quantity)
+    def after(self, seconds: float, do: Callable[[], None]) -> None:
+        self.later.append((self.now + int(seconds * 1000), do))
+
+    def trade(self, name: str, side: int, quantity: str, of: str | None = None) -> None:
+        """Execute a market order, which may have wanted more."""
+        executed = Decimal(quantity)
+        wanted, status = Decimal(of or quantity), "EXPIRED" if of else "FILLED"
+        self.orders[name] = Order(len(self.orders) + 1, side, wanted, status=status, executed=executed)
+        self.held += side * executed
 
     def fill(self, name: str) -> None:
         """Execute a market order that was accepted some time ago, unless it was cancelled."""
         order = self.orders[name]
         if order.status == "NEW":
             self.trade(name, order.side, str(order.quantity))
+
+    def trigger(self, name: str, status: str = "FINISHED", child: str = "child") -> None:
+        """Let a stop sell; its order has a name of its own."""
+        self.trade(child, -1, "0.002")
+        self.orders[name].status, self.orders[name].child = status, str(self.orders[child].number)
 
     def rest_of(self, name: str, side: int, quantity: str, is_stop: bool) -> None:
         self.orders[name] = Order(len(self.orders) + 1, side, Decimal(quantity), is_stop)
@@ -118,7 +137,7 @@ class Account:
         return next((name for name, order in self.orders.items() if order.number == int(number)), "")
 
     async def ask(self, call: str, params: Mapping[str, Any]) -> Response:
-        self.asked.append(call)
+        self.asked.append((self.now, call))
         spoilt = self.spoil(call, params)
         return spoilt if spoilt is not None else self.answer(call.removeprefix("fapiPrivate"), params)
 
@@ -126,35 +145,46 @@ class Account:
         match call:
             case "PostOrder":
                 return self.place(params)
+            case "PostAlgoOrder" if params["clientAlgoId"] in self.orders:
+                return Response(400, -4116, "ClientOrderId is duplicated.")
             case "PostAlgoOrder":
-                self.rest_of(params["clientAlgoId"], -1, params["quantity"], True)
+                self.rest_of(params["clientAlgoId"], -1, params.get("quantity", "0"), True)
+                return Response(200, body=self.orders[params["clientAlgoId"]].body(params["clientAlgoId"]))
             case "GetOrder" | "GetAlgoOrder":
-                name = params.get("origClientOrderId") or params.get("clientAlgoId") or self.name_of(params["orderId"])
-                return Response(200, body=self.orders[name].body(name)) if name in self.orders else GONE
+                return Response(200, body=self.orders[name].body(name)) if (name := self.named(params)) else GONE
             case "DeleteOrder" | "DeleteAlgoOrder":
-                self.orders[params.get("origClientOrderId") or params["clientAlgoId"]].status = "CANCELED"
+                return self.cancel(self.named(params), "Algo" in call)
             case "V3GetPositionRisk":
                 return Response(200, body=[{"symbol": "BTCUSDT", "positionAmt": str(self.held)}])
-            case "GetOpenOrders" | "GetOpenAlgoOrders":
-                wanted = [(n, o) for n, o in self.orders.items() if o.status == "NEW" and o.is_stop == ("Algo" in call)]
-                return Response(200, body=[order.body(name) for name, order in wanted])
-            case "GetUserTrades":
-                return Response(200, body=self.trades)
+            case "GetOpenOrders" | "GetOpenAlgoOrders" | "GetAllOrders" | "GetAllAlgoOrders":
+                of_kind = [(n, o) for n, o in self.orders.items() if o.is_stop == ("Algo" in call)]
+                return Response(200, body=[o.body(n) for n, o in of_kind if "All" in call or o.status == "NEW"])
             case "fapiPublicGetTickerBookTicker":
                 return Response(200, body={"bidPrice": "77000.05", "askPrice": "77000.15"})
         return Response(200, body={})
+
+    def named(self, params: Mapping[str, Any]) -> str:
+        name = params.get("origClientOrderId") or params.get("clientAlgoId") or self.name_of(params.get("orderId", 0))
+        return name if name in self.orders else ""
+
+    def cancel(self, name: str, is_stop: bool) -> Response:
+        if not name or self.orders[name].status != "NEW":
+            return NOT_THERE
+        self.orders[name].status = "CANCELED"
+        return Response(200, body={"code": "200"} if is_stop else self.orders[name].body(name))
 
     def place(self, params: Mapping[str, Any]) -> Response:
         if params.get("reduceOnly") == "true" and self.held <= 0:
             return Response(400, -2022, "ReduceOnly Order is rejected.")
         side, quantity = (1 if params["side"] == "BUY" else -1), Decimal(params["quantity"])
         quantity, name = min(quantity, self.held) if side < 0 else quantity, params["newClientOrderId"]
-        if self.fills_after_ms:
+        if self.fills_after_ms or params.get("type") == "LIMIT":
             self.rest_of(name, side, str(quantity), False)
-            self.later.append((self.now + self.fills_after_ms, lambda: self.fill(name)))
+            if self.fills_after_ms:
+                self.after(self.fills_after_ms / 1000, lambda: self.fill(name))
         else:
             self.trade(name, side, str(quantity))
-        return Response(200, body={})
+        return Response(200, body=self.orders[name].body(name))
 
 
 @dataclass
@@ -164,21 +194,32 @@ class Check:
     account: Account
     sent: SentOrders = field(default_factory=SentOrders)
 
-    async def place(self, name: str, side: str, *, stop: bool = False) -> Response:
-        given = {"side": side, "quantity": "0.002"}
-        given |= {"clientAlgoId": OURS + name} if stop else {"newClientOrderId": OURS + name, "type": "MARKET"}
-        call = "fapiPrivatePostAlgoOrder" if stop else "fapiPrivatePostOrder"
-        return await self.sent.ask(self.account, call, given, self.account.now)  # type: ignore[arg-type]
+    async def place(self, name: str = "1e", side: str = "BUY", kind: str = "MARKET") -> Response:
+        """Send an order: MARKET, LIMIT, or STOP of the check's quantity, or CLOSE, which closes all there is."""
+        given = {"side": side} if kind == "CLOSE" else {"side": side, "quantity": "0.002"}
+        is_stop = kind in ("STOP", "CLOSE")
+        given |= {"clientAlgoId": OURS + name} if is_stop else {"newClientOrderId": OURS + name, "type": kind}
+        call = STOP if is_stop else ORDER
+        return await self.sent.ask(self.account, call, given, self.account.clock)  # type: ignore[arg-type]
+
+    async def lose(self, name: str = "1e", side: str = "BUY", kind: str = "MARKET", arrives: bool = False) -> None:
+        """Send an order whose answer is lost; it may have arrived all the same."""
+        spoil, self.account.spoil = self.account.spoil, losing(self.account, arrives)
+        await self.place(name, side, kind)
+        self.account.spoil = spoil
+
+    def cleaning(self) -> CleanUp:
+        return CleanUp(self.account, self.account, TERMS, self.sent)  # type: ignore[arg-type]
 
     async def clean(self, most_s: float = 3_600.0) -> str:
         """Clean up; return what is said to be others'."""
-        account, until = self.account, self.account.now + int(most_s * 1000)
-        work = CleanUp(account, account, TERMS, self.sent)  # type: ignore[arg-type]
+        account, until, work = self.account, self.account.now + int(most_s * 1000), self.cleaning()
         task = asyncio.create_task(work.run())
         while not task.done():
             assert account.now < until, "the clean-up doesn't end"
             await REAL_SLEEP(0)
         await task
+        account.spoil = lambda call, params: None
         assert not [name for name, order in account.orders.items() if name.startswith(OURS) and order.status == "NEW"]
         return await work.of_others()
 
@@ -201,8 +242,12 @@ def virtual(account: Account) -> SimpleNamespace:
     return SimpleNamespace(sleep=sleep, gather=asyncio.gather)
 
 
-def during(until: int, account: Account, response: Response, *calls: str) -> Callable[..., Response | None]:
-    """Answer some requests with this until a time."""
+# --- what the exchange answers instead --------------------------------------------------------------------------------
+
+
+def during(seconds: float, account: Account, response: Response, *calls: str) -> Spoil:
+    """Answer some requests with this for so long."""
+    until = account.now + int(seconds * 1000)
 
     def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
         return response if account.now < until and call.removeprefix("fapiPrivate") in calls else None
@@ -210,342 +255,575 @@ def during(until: int, account: Account, response: Response, *calls: str) -> Cal
     return spoil
 
 
-def test_a_position_is_closed_before_its_stop_is_cancelled(account: Account) -> None:
-    async def story() -> None:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        await check.place("2s", "SELL", stop=True)
-        account.spoil = during(account.now + 240_000, account, DOWN, "PostOrder")
-        assert await check.clean() == ""
+def losing(account: Account, arrives: bool) -> Spoil:
+    """Lose the answers of new orders, which arrive or don't."""
 
-    asyncio.run(story())
-    assert (account.held, account.bare_s) == (0, 0)
-    assert account.now >= 1_240_000
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        if not call.startswith("fapiPrivatePost"):
+            return None
+        if arrives:
+            account.answer(call.removeprefix("fapiPrivate"), params)
+        return LOST
+
+    return spoil
+
+
+def hiding(seconds: float, account: Account, *names: str) -> Spoil:
+    """Show some orders in no query and no list for so long, nor cancel them."""
+    until = account.now + int(seconds * 1000)
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        honest = account.answer(call.removeprefix("fapiPrivate"), params) if "Get" in call else Response(200)
+        if account.now >= until:
+            return None
+        if isinstance(honest.body, list) and "Orders" in call:
+            shown = [row for row in honest.body if not is_of(row, names)]
+            return Response(200, body=shown)
+        if "Delete" in call and account.named(params) in names:
+            return NOT_THERE
+        return GONE if isinstance(honest.body, dict) and is_of(honest.body, names) else None
+
+    return spoil
+
+
+def is_of(row: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return row.get("clientOrderId") in names or row.get("clientAlgoId") in names
+
+
+def either(*spoils: Spoil) -> Spoil:
+    """Spoil an answer by the first of these that does."""
+    return lambda call, params: next((found for spoil in spoils if (found := spoil(call, params))), None)
+
+
+# --- rule 1: only what was provably bought is sold --------------------------------------------------------------------
+
+Story = Callable[[Check], Awaitable[None]]
+
+
+async def bought(check: Check) -> None:
+    await check.place()
+
+
+async def bought_beside_others(check: Check) -> None:
+    await check.place()
+    check.account.trade("web_1", 1, "0.050")
+    check.account.rest_of("web_2", -1, "0.050", True)
+    check.account.rest_of("vt-other-1e1", 1, "0.002", False)
+
+
+async def never_bought(check: Check) -> None:
+    await check.lose()
+    check.account.trade("web_1", 1, "0.050")
+
+
+async def never_bought_and_no_query_answers(check: Check) -> None:
+    await never_bought(check)
+    check.account.spoil = during(30, check.account, DOWN, "GetOrder")
+
+
+async def never_bought_what_others_did(check: Check) -> None:
+    """A trade that fits by its size, its side and its time."""
+    await check.lose()
+    check.account.trade("web_1", 1, "0.002")
+
+
+async def bought_in_part(check: Check) -> None:
+    await check.lose()
+    check.account.trade(BOUGHT, 1, "0.001", of="0.002")
+    check.account.trade("web_1", 1, "0.050")
+
+
+async def bought_and_shown_late(check: Check) -> None:
+    await check.lose(arrives=True)
+    check.account.trade("web_1", 1, "0.050")
+    check.account.spoil = hiding(60, check.account, BOUGHT)
+
+
+async def bought_while_queries_are_down(check: Check) -> None:
+    """The list of all orders has it."""
+    await check.lose(arrives=True)
+    check.account.spoil = during(3_600, check.account, DOWN, "GetOrder")
+
+
+async def bought_while_the_position_can_not_be_read(check: Check) -> None:
+    await check.place()
+    check.account.spoil = during(3_600, check.account, DOWN, "V3GetPositionRisk")
+
+
+async def bought_and_read_as_flat(check: Check) -> None:
+    await check.place()
+    check.account.spoil = during(3_600, check.account, Response(200, body=[]), "V3GetPositionRisk")
+
+
+async def arrives_late(check: Check, after_s: float = 9.9) -> None:
+    await check.lose()
+    check.account.after(after_s, lambda: check.account.trade(BOUGHT, 1, "0.002"))
+
+
+async def executes_late(check: Check) -> None:
+    """It was accepted, and the matching is behind by a minute and a half."""
+    check.account.fills_after_ms = 90_000
+    await check.place()
+    check.account.fills_after_ms = 0
+    check.account.spoil = hiding(90, check.account, BOUGHT)
+
+
+async def sent_again_after_a_slow_refusal(check: Check) -> None:
+    """As after -1021: the last attempt began long after the first, and arrives late in its own window."""
+
+    def slow(call: str, params: Mapping[str, Any]) -> Response:
+        check.account.now += 65_000
+        return LOST
+
+    check.account.spoil = slow
+    await check.place()
+    check.account.spoil = lambda call, params: None
+    check.account.after(9.9, lambda: check.account.trade(BOUGHT, 1, "0.002"))
+
+
+async def sold_by_the_stop(check: Check) -> None:
+    await bought_beside_others(check)
+    await check.place("2s", "SELL", "STOP")
+    check.account.trigger(STOPPED)
+
+
+async def sold_by_the_stop_in_part(check: Check) -> None:
+    await sold_by_the_stop(check)
+    check.account.orders["child"].executed, check.account.orders["child"].status = Decimal("0.001"), "EXPIRED"
+    check.account.held += Decimal("0.001")
+
+
+@pytest.mark.parametrize(
+    ("story", "sold", "exits", "left"),
+    [
+        (bought, "0.002", 1, ""),
+        (bought_beside_others, "0.002", 1, "a position of 0.050, vt-other-1e1, web_2"),
+        (never_bought, "0", 0, "a position of 0.050, vt-check7-1e had no answer and was never seen"),
+        (never_bought_and_no_query_answers, "0", 0,
+         "a position of 0.050, vt-check7-1e had no answer and was never seen"),
+        (never_bought_what_others_did, "0", 0, "a position of 0.002, vt-check7-1e had no answer and was never seen"),
+        (bought_in_part, "0.001", 1, "a position of 0.050"),
+        (bought_and_shown_late, "0.002", 1, "a position of 0.050"),
+        (bought_while_queries_are_down, "0.002", 1, ""),
+        (bought_while_the_position_can_not_be_read, "0.002", 1, ""),
+        (bought_and_read_as_flat, "0.002", 1, ""),
+        (arrives_late, "0.002", 1, ""),
+        (partial(arrives_late, after_s=3.9), "0.002", 1, ""),
+        (executes_late, "0.002", 1, ""),
+        (sent_again_after_a_slow_refusal, "0.002", 1, ""),
+        (sold_by_the_stop, "0", 0, "a position of 0.050, vt-other-1e1, web_2"),
+        (sold_by_the_stop_in_part, "0.001", 1, "a position of 0.050, vt-other-1e1, web_2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_told", [False, True])
+def test_only_what_was_provably_bought_is_sold(
+    account: Account, story: Story, sold: str, exits: int, left: str, is_told: bool
+) -> None:
+    """By the check's own exit too; and by a process that takes over, which knows the notes."""
+
+    async def clean() -> str:
+        check, notes = Check(account), list[Mapping[str, Any]]()
+        check.sent.tell = notes.append
+        await story(check)
+        if is_told:
+            check.sent = SentOrders()
+            for note in notes:
+                check.sent.hear(json.loads(json.dumps(note)))
+            for order in check.sent.by_name.values():
+                order.sent = account.now + 2_000  # what takes over knows only that none was sent later
+        with suppress(ExchangeError):  # where the position can't be read
+            assert await check.cleaning().to_sell() in (Decimal(sold), 0)
+        return await check.clean(200)
+
+    assert asyncio.run(clean()) == left
+    of_check = [order for name, order in account.orders.items() if name.startswith(OURS) and not order.is_stop]
+    assert sum(order.executed for order in of_check if order.side < 0) == Decimal(sold)
+    assert sum(order.side < 0 for order in of_check) == exits
+    assert not account.later
+
+
+@pytest.mark.parametrize(
+    ("sold", "left"),
+    [
+        ("0.002", "others closed 0.002 that the check had bought"),
+        ("0.010", "a position of -0.008, others closed 0.002 that the check had bought"),
+        ("0.001", "others closed 0.001 that the check had bought"),
+    ],
+)
+def test_what_others_have_closed_is_told_and_not_sold_again(account: Account, sold: str, left: str) -> None:
+    async def clean() -> str:
+        check = Check(account)
+        await check.place()
+        account.trade("web_1", -1, sold)
+        return await check.clean(120)
+
+    assert asyncio.run(clean()) == left
+    assert account.held == min(Decimal("0.002") - Decimal(sold), Decimal(0))
+
+
+# --- rule 2: one exit at a time ---------------------------------------------------------------------------------------
+
+
+def the_first_exit(check: Check, executes: str, seconds: float, answer: Response) -> Spoil:
+    """Execute a part of the first exit, answer it so, and show it nowhere for a time."""
+    account, name = check.account, OURS + "c1x"
+    hidden = hiding(seconds, account, name)
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        if call == ORDER and params["newClientOrderId"] == name:
+            if executes:
+                account.trade(name, -1, executes, of=None if executes == "0.002" else "0.002")
+            return answer
+        return hidden(call, params)
+
+    return spoil
+
+
+ACK = Response(200, body={"status": "NEW", "executedQty": "0"})
+
+
+@pytest.mark.parametrize(
+    ("executes", "hidden_s", "answer", "exits", "ends_s"),
+    [
+        ("0.002", 20, LOST, 1, (20, 30)),
+        ("0.002", 60, LOST, 1, (60, 70)),
+        ("0.001", 60, LOST, 2, (60, 70)),
+        ("", 0, LOST, 2, (NEVER_S, NEVER_S + 10)),
+        ("", 0, Response(NO_ANSWER), 2, (NEVER_S, NEVER_S + 10)),
+        ("", 0, DOWN, 2, (0, 1)),
+        ("0", 60, ACK, 2, (60, 70)),
+        ("0.001", 60, ACK, 2, (60, 70)),
+        ("0.002", 300, ACK, 1, (300, 311)),
+    ],
+)
+@pytest.mark.parametrize("others", [False, True])
+def test_no_exit_follows_before_the_end_of_the_last_one_is_proven(
+    account: Account, executes: str, hidden_s: int, answer: Response, exits: int, ends_s: tuple[int, int], others: bool
+) -> None:
+    """Meanwhile a stop covers what may be left."""
+
+    async def clean() -> None:
+        check = Check(account)
+        await check.place()
+        if others:
+            account.trade("web_1", 1, "0.050")
+        account.spoil = the_first_exit(check, executes, hidden_s, answer)
+        await check.clean(400)
+
+    asyncio.run(clean())
+    assert account.held == (Decimal("0.050") if others else 0)
+    assert account.count("PostOrder") == 1 + exits
+    assert ends_s[0] <= (account.now - 1_000_000) / 1000 < ends_s[1]
+    assert others or account.bare_s == 0
 
 
 @pytest.mark.parametrize("fills_after_ms", [700, 3_000])
 def test_an_exit_that_executes_a_moment_later_is_waited_for(account: Account, fills_after_ms: int) -> None:
-    async def story() -> None:
+    async def clean() -> None:
         check = Check(account)
-        await check.place("1e", "BUY")
+        await check.place()
         account.fills_after_ms = fills_after_ms
         await check.clean(10)
 
-    asyncio.run(story())
-    assert account.held == 0
-    assert account.asked.count("fapiPrivatePostOrder") == 2
-    assert "fapiPrivateDeleteOrder" not in account.asked
-
-
-def test_a_position_that_can_not_be_closed_gets_a_stop(account: Account) -> None:
-    async def story() -> None:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        account.spoil = during(account.now + 60_000, account, DOWN, "PostOrder")
-        await check.clean()
-
-    asyncio.run(story())
+    asyncio.run(clean())
     assert (account.held, account.bare_s) == (0, 0)
-    assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
+    assert account.count("PostOrder") == 2
+    assert account.count("DeleteOrder") == 0
 
 
-@pytest.mark.parametrize("hidden_s", [60, 300])
-def test_an_accepted_stop_that_is_seen_minutes_later_is_cancelled(account: Account, hidden_s: int) -> None:
-    """Neither queries, nor cancels, nor the list find it until then."""
-
-    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
-        if account.now >= 1_000_000 + hidden_s * 1000:
-            return None
-        return Response(200, body=[]) if call == "fapiPrivateGetOpenAlgoOrders" else hidden.get(call)
-
-    hidden = {
-        "fapiPrivateGetAlgoOrder": GONE,
-        "fapiPrivateDeleteAlgoOrder": Response(400, -2011, "Unknown order sent."),
-    }
-
-    async def story() -> None:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        await check.place("2s", "SELL", stop=True)
-        account.spoil = spoil
-        assert await check.clean(hidden_s + 30) == ""
-
-    asyncio.run(story())
-    assert account.held == 0
-    assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
-
-
-@pytest.mark.parametrize("code", [-2011, -4141])
-def test_a_stop_without_an_answer_that_a_query_refuses_is_not_found(
-    account: Account, code: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("hidden", "status", "others", "exits"),
+    [
+        ("child", "FINISHED", True, 0),
+        ("child", "TRIGGERED", True, 0),
+        (STOPPED, "FINISHED", True, 0),
+        ("no number", "TRIGGERING", True, 0),
+        ("nothing sold", "TRIGGERING", False, 1),  # the exchange sells no more than there is
+        ("nothing sold", "FINISHED", False, 1),
+    ],
+)
+def test_a_stop_that_may_have_sold_counts_as_an_exit_beside_coins_of_others(
+    account: Account, hidden: str, status: str, others: bool, exits: int
 ) -> None:
-    async def story() -> None:
+    def tell() -> None:
+        account.orders[STOPPED].child = str(account.orders["child"].number)
+
+    async def clean() -> None:
         check = Check(account)
-        account.spoil = lambda call, params: LOST
-        await check.place("1s", "SELL", stop=True)
-        account.spoil = during(2_000_000, account, Response(400, code, "Unknown order sent."), "GetAlgoOrder")
-        await check.clean(30)
-
-    asyncio.run(story())
-    assert f"code {code} for an order: taken as not found" in caplog.text
-
-
-@pytest.mark.parametrize("refused", [DOWN, *(Response(400, code) for code in (-1021, -2015, -2012))])
-@pytest.mark.parametrize("is_listed", [False, True])
-def test_a_stop_without_an_answer_that_can_not_be_looked_up_ends_by_the_lists(
-    account: Account, refused: Response, is_listed: bool
-) -> None:
-    """Two without it once it is late, and none before; while it is listed it is cancelled."""
-
-    async def story() -> None:
-        check = Check(account)
-        account.spoil = lambda call, params: LOST
-        await check.place("1s", "SELL", stop=True)
-        if is_listed:
-            account.later.append((account.now + 9_500, lambda: account.rest_of(OURS + "1s", -1, "0.002", True)))
-        account.spoil = during(2_000_000, account, refused, "GetAlgoOrder")
+        await check.place()
+        await check.place("2s", "SELL", "STOP")
+        if others:
+            account.trade("web_1", 1, "0.050")
+        if hidden == "nothing sold":
+            account.orders[STOPPED].status = status
+        else:
+            account.trigger(STOPPED, status)
+        if hidden == "no number":
+            account.orders[STOPPED].child = ""
+            account.after(20, tell)
+        else:
+            account.spoil = hiding(20, account, hidden)
         await check.clean(60)
 
-    asyncio.run(story())
-    assert account.now >= 1_010_000
-    assert account.asked.count("fapiPrivateDeleteAlgoOrder") == is_listed
+    asyncio.run(clean())
+    assert account.held == (Decimal("0.050") if others else 0)
+    assert account.count("PostOrder") == 1 + exits
+
+
+# --- rule 3: one stop, of what may be left ----------------------------------------------------------------------------
+
+
+async def exits_are_down(check: Check) -> None:
+    await check.place()
+    check.account.spoil = during(60, check.account, DOWN, "PostOrder")
+
+
+async def exits_are_down_beside_a_stop(check: Check) -> None:
+    await check.place("2s", "SELL", "STOP")
+    await exits_are_down(check)
+
+
+async def exits_are_down_beside_one_that_closes_all(check: Check) -> None:
+    """It would close others' coins too, and gives way to one of what was bought."""
+    await check.place("2s", "SELL", "CLOSE")
+    await exits_are_down(check)
+    check.account.trade("web_1", 1, "0.050")
+
+
+async def stops_are_down_beside_one_that_closes_all(check: Check) -> None:
+    await check.place("2s", "SELL", "CLOSE")
+    await check.place()
+    check.account.spoil = during(60, check.account, DOWN, "PostOrder", "PostAlgoOrder")
+
+
+async def the_stop_is_lost(check: Check) -> None:
+    """Its answer, and itself: it is sent again by its name once it can't arrive any more."""
+    await exits_are_down(check)
+    check.account.spoil = either(during(5, check.account, LOST, "PostAlgoOrder"), check.account.spoil)
+
+
+async def the_stop_is_hidden(check: Check) -> None:
+    await exits_are_down(check)
+    lost = losing(check.account, True)
+
+    def first(call: str, params: Mapping[str, Any]) -> Response | None:
+        return lost(call, params) if call == STOP and not check.account.count("GetAllAlgoOrders") else None
+
+    check.account.spoil = either(first, hiding(60, check.account, OURS + "c2s"), check.account.spoil)
+
+
+async def what_may_be_bought(check: Check) -> None:
+    await check.lose(arrives=True)
+    check.account.spoil = hiding(60, check.account, BOUGHT)
+
+
+async def stops_are_in_the_way(check: Check) -> None:
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        rests = any(order.is_stop and order.status == "NEW" for order in check.account.orders.values())
+        return Response(400, -4118, "ReduceOnly Order Failed.") if call == ORDER and rests else None
+
+    await check.place()
+    await check.place("2s", "SELL", "STOP")
+    check.account.spoil = spoil
+
+
+@pytest.mark.parametrize(
+    ("story", "stops", "bare_s"),
+    [
+        (exits_are_down, 1, 0),
+        (exits_are_down_beside_a_stop, 0, 0),
+        (exits_are_down_beside_one_that_closes_all, 1, 0),
+        (stops_are_down_beside_one_that_closes_all, 0, 0),
+        (the_stop_is_lost, 1, 15),
+        (the_stop_is_hidden, 1, 0),
+        (what_may_be_bought, 1, 0),
+        (stops_are_in_the_way, 0, 0),
+    ],
+)
+def test_what_may_be_left_has_one_stop_of_its_quantity_until_it_is_sold(
+    account: Account, story: Story, stops: int, bare_s: float
+) -> None:
+    """And none afterwards."""
+    resting: list[list[Decimal]] = []
+
+    def look() -> None:
+        ours = [o for name, o in account.orders.items() if name.startswith(OURS) and o.is_stop and o.status == "NEW"]
+        resting.append([order.quantity for order in ours])
+
+    async def clean() -> None:
+        check = Check(account)
+        await story(check)
+        account.after(30, look)
+        await check.clean(200)
+
+    asyncio.run(clean())
+    placed = [name for name, order in account.orders.items() if order.is_stop and name.startswith(OURS + "c")]
+    assert len(placed) == stops
+    assert account.bare_s <= bare_s
+    if story is not stops_are_in_the_way:
+        assert resting == [[Decimal(0)] if story is stops_are_down_beside_one_that_closes_all else [Decimal("0.002")]]
+
+
+# --- rule 4: when it is over ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["LIMIT", "STOP", "CLOSE"])
+@pytest.mark.parametrize(
+    ("is_lost", "arrives", "hidden_s", "ends_s", "told"),
+    [
+        (False, True, 0, 0, False),
+        (False, True, 60, 60, False),
+        (False, True, 300, 300, False),
+        (True, True, 0, 0, False),
+        (True, True, 20, 20, False),
+        (True, True, 60, 60, False),
+        (True, False, 0, NEVER_S, True),
+    ],
+)
+def test_an_order_that_may_rest_is_looked_for_and_cancelled_by_its_name(
+    account: Account, kind: str, is_lost: bool, arrives: bool, hidden_s: int, ends_s: int, told: bool
+) -> None:
+    """One that was accepted for as long as it takes, and what nothing has shown is told."""
+    side, name = ("BUY" if kind == "LIMIT" else "SELL"), OURS + "1f"
+
+    async def clean() -> str:
+        check = Check(account)
+        await (check.lose("1f", side, kind, arrives) if is_lost else check.place("1f", side, kind))
+        account.spoil = hiding(hidden_s, account, name)
+        return await check.clean(ends_s + 12)
+
+    assert asyncio.run(clean()) == (f"{name} had no answer and was never seen" if told else "")
+    assert account.now >= 1_000_000 + 1_000 * ends_s
+    assert name not in account.orders or account.orders[name].status == "CANCELED"
+
+
+@pytest.mark.parametrize("lists", ["GetAllAlgoOrders", "GetOpenAlgoOrders"])
+@pytest.mark.parametrize("query", [GONE, DOWN, *(Response(400, code) for code in (-1021, -2012, -2015, -2017))])
+def test_an_order_without_an_answer_ends_only_by_a_query_and_both_lists(
+    account: Account, lists: str, query: Response
+) -> None:
+    async def clean(down: str, seconds: float) -> None:
+        check = Check(account)
+        await check.lose("1s", "SELL", "STOP")
+        account.spoil = either(during(seconds, account, DOWN, down), during(seconds, account, query, "GetAlgoOrder"))
+        await check.clean(200)
+
+    asyncio.run(clean(lists if query is GONE else "", 150))
+    assert account.now >= 1_150_000
+
+
+def test_a_list_that_is_full_proves_no_absence(account: Account) -> None:
+    async def clean() -> None:
+        check = Check(account)
+        await check.lose("1s", "SELL", "STOP")
+        account.spoil = during(150, account, Response(200, body=[{}] * LIST_LIMIT), "GetAllAlgoOrders")
+        await check.clean(200)
+
+    asyncio.run(clean())
+    assert account.now >= 1_150_000
+
+
+def test_a_cancel_of_the_check_itself_ends_a_stop(account: Account) -> None:
+    async def clean() -> None:
+        check = Check(account)
+        await check.place("1s", "SELL", "STOP")
+        await check.sent.ask(account, CANCEL_STOP, {"clientAlgoId": OURS + "1s"}, account.clock)  # type: ignore[arg-type]
+        account.spoil = hiding(3_600, account, OURS + "1s")
+        await check.clean(1)
+
+    asyncio.run(clean())
+    assert account.count("GetAlgoOrder") == 0
+
+
+@pytest.mark.parametrize(
+    ("held", "status", "child", "at_s", "becomes", "ends_s"),
+    [
+        ("0", "FINISHED", "", 0, "", 30),
+        ("0", "TRIGGERING", "", 0, "", 30),
+        ("0", "TRIGGERED", "EXPIRED", 0, "", 0),
+        ("0", "TRIGGERED", "FILLED", 0, "", 0),
+        ("0", "FINISHED", "REJECTED", 0, "", 0),
+        ("-0.008", "TRIGGERING", "", 0, "", 30),
+        ("0", "TRIGGERING", "", 25, "TRIGGERED", 55),  # its state changes
+        ("0", "TRIGGERED", "NEW", 300, "EXPIRED", 300),  # the order that it became is open
+        ("0.050", "TRIGGERING", "", 300, "CANCELED", 300),  # somebody else has coins that it could sell
+    ],
+)
+def test_a_stop_that_triggers_ends_with_its_order_or_where_it_can_sell_nothing(
+    account: Account, held: str, status: str, child: str, at_s: int, becomes: str, ends_s: int
+) -> None:
+    def become() -> None:
+        account.orders["child" if child else OURS + "1s"].status = becomes
+
+    async def clean() -> None:
+        check = Check(account)
+        await check.place("1s", "SELL", "STOP")
+        account.held, stop = Decimal(held), account.orders[OURS + "1s"]
+        stop.status, stop.child = status, "77" if child else ""
+        if child:
+            account.orders["child"] = Order(77, -1, Decimal("0.002"), status=child)
+        if becomes:
+            account.after(at_s, become)
+        await check.clean(600)
+
+    asyncio.run(clean())
+    assert ends_s <= (account.now - 1_000_000) / 1000 < ends_s + 15
 
 
 @pytest.mark.parametrize("status", [400, 401, 503])
-@pytest.mark.parametrize("code", [0, -1000, -1021, -2011, -2012, -2013, -2014, -2015, -4117, -4141, -20124])
+@pytest.mark.parametrize("code", [0, -1000, -1021, -2011, -2012, -2013, -2014, -2015, -2017, -4117, -4141, -20124])
 def test_which_answers_say_that_there_is_no_such_order(status: int, code: int) -> None:
     """Not those about the request, the key, or an order in motion."""
     is_told = code in (-2013, -20124) or (status == 400 and code in (-2011, -4141))
     assert is_not_found(Response(status, code)) == is_told
 
 
-def test_an_accepted_stop_that_no_query_finds_ends_with_its_cancel(account: Account) -> None:
-    async def story() -> None:
-        check = Check(account)
-        await check.place("1s", "SELL", stop=True)
-        account.spoil = during(2_000_000, account, GONE, "GetAlgoOrder")
-        await check.clean(30)
+# --- rule 5: at what pace ---------------------------------------------------------------------------------------------
 
-    asyncio.run(story())
-    assert account.asked.count("fapiPrivateDeleteAlgoOrder") == 1
-
-
-@pytest.mark.parametrize("looked_up", ["absent", "not answered"])
-def test_orders_without_an_answer_do_not_flood_the_exchange(account: Account, looked_up: str) -> None:
-    """One exit and one stop may be undecided, and what is over is not asked for again."""
-
-    async def story() -> None:
-        check, until = Check(account), account.now + 1_800_000
-        await check.place("1e", "BUY")
-        calls = ["PostOrder", "PostAlgoOrder", *(["GetOrder", "GetAlgoOrder"] if looked_up == "not answered" else [])]
-        account.spoil = during(until, account, LOST, *calls)
-        await check.clean()
-
-    asyncio.run(story())
-    assert account.held == 0
-    assert len(account.asked) < 30 * 90
-    assert len(account.orders) <= 3
-
-
-@pytest.mark.parametrize("executes_after_s", [3.9, 9.9])
-def test_an_order_in_flight_that_executes_late_is_closed(account: Account, executes_after_s: float) -> None:
-    async def story() -> None:
-        check = Check(account)
-        account.spoil = lambda call, params: Response(NO_ANSWER)
-        await check.place("1e", "BUY")
-        account.spoil = lambda call, params: None
-        at = account.now + int(executes_after_s * 1000)
-        account.later.append((at, lambda: account.trade(OURS + "1e", 1, "0.002")))
-        await check.clean()
-
-    asyncio.run(story())
-    assert account.held == 0
-    assert not account.later
-
-
-def test_a_position_that_is_read_late_is_closed(account: Account) -> None:
-    async def story() -> None:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        flat = Response(200, body=[])
-        account.spoil = during(account.now + 3_000, account, flat, "V3GetPositionRisk", "GetOpenOrders")
-        await check.clean()
-
-    asyncio.run(story())
-    assert account.held == 0
-
-
-def test_an_order_that_was_accepted_and_is_not_found_yet_counts_as_executed(account: Account) -> None:
-    async def story() -> None:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        account.spoil = during(account.now + 3_000, account, GONE, "GetOrder")
-        await check.clean()
-
-    asyncio.run(story())
-    assert account.held == 0
-
-
-def test_while_no_order_can_be_looked_up_the_answers_and_the_position_count(account: Account) -> None:
-    held: list[Decimal] = []
-
-    async def story() -> None:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        account.spoil = during(account.now + 60_000, account, DOWN, "GetOrder")
-        account.later.append((account.now + 2_000, lambda: held.append(account.held)))
-        await check.clean()
-
-    asyncio.run(story())
-    assert held == [0]
-    assert account.asked.count("fapiPrivatePostOrder") == 2
-
-
-def never_found(name: str, *also_by: str) -> Callable[..., Response | None]:
-    """Answer that there is no order of a name, as a machine of the exchange does that has not heard of it."""
-
-    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
-        by = {"origClientOrderId", *also_by} & params.keys()
-        named = params.get("origClientOrderId", name) == name
-        return GONE if call == "fapiPrivateGetOrder" and by and named else None
-
-    return spoil
-
-
-async def lose_the_answer(check: Check, name: str = "1e") -> None:
-    """Buy without an answer; whether it executes is up to the test."""
-    check.account.spoil = lambda call, params: Response(NO_ANSWER)
-    await check.place(name, "BUY")
-
-
-@pytest.mark.parametrize("after_s", [0.0, 3.9, 9.9])
-@pytest.mark.parametrize("found_by", ["its number", "its trades"])
-@pytest.mark.parametrize("is_watcher", [False, True])
-def test_an_order_without_an_answer_that_no_query_finds_is_closed(
-    account: Account, after_s: float, found_by: str, is_watcher: bool
-) -> None:
-    async def story() -> str:
-        check = Check(account)
-        await lose_the_answer(check)
-        account.spoil = never_found(OURS + "1e", *(["orderId"] if found_by == "its trades" else []))
-        account.later.append((account.now + int(after_s * 1000), lambda: account.trade(OURS + "1e", 1, "0.002")))
-        await account.sleep(0)
-        for order in check.sent.by_name.values() if is_watcher else ():
-            order.sent = account.now + 2_000  # a process that takes over knows only that it was not sent later
-        return await check.clean()
-
-    assert asyncio.run(story()) == ""
-    assert account.held == 0
-    assert not account.later
-    assert account.asked.count("fapiPrivatePostOrder") == 2
-
-
-@pytest.mark.parametrize(("side", "quantity", "sent_after_s"), [(1, "0.002", 0), (1, "0.003", 0), (1, "0.002", 2)])
-def test_a_trade_that_can_not_be_an_order_without_an_answer_is_left_alone(
-    account: Account, side: int, quantity: str, sent_after_s: int
-) -> None:
-    """By its order's name; and by its size or time where that is not known."""
-
-    async def story() -> str:
-        check = Check(account)
-        account.trade("web_1", side, quantity)
-        account.now += sent_after_s * 1000
-        await lose_the_answer(check)
-        is_name_known = (quantity, sent_after_s) == ("0.002", 0)
-        account.spoil = never_found(OURS + "1e", *([] if is_name_known else ["orderId"]))
-        return await check.clean()
-
-    assert asyncio.run(story()) == f"a position of {quantity}"
-    assert account.held == Decimal(quantity)
-    assert account.asked.count("fapiPrivatePostOrder") == 1
-
-
-def test_while_trades_can_not_be_read_an_order_without_an_answer_holds_the_clean_up(account: Account) -> None:
-    async def story() -> None:
-        check = Check(account)
-        await lose_the_answer(check)
-        account.trade(OURS + "1e", 1, "0.002")
-        is_hidden, no_trades = never_found(OURS + "1e"), during(account.now + 60_000, account, DOWN, "GetUserTrades")
-        late = during(account.now + 60_000, account, Response(200, body=[]), "V3GetPositionRisk")
-        account.spoil = lambda call, params: next(
-            (found for spoil in (is_hidden, no_trades, late) if (found := spoil(call, params))), None
-        )
-        await check.clean()
-
-    asyncio.run(story())
-    assert account.held == 0
-
-
-def test_an_order_that_the_last_reading_of_trades_finds_is_closed(account: Account) -> None:
-    """Trades and position show it late: the last ones beside a position that is somebody else's."""
-
-    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
-        is_last = account.now >= 1_010_000 and account.asked[-2] == "fapiPrivateV3GetPositionRisk"
-        if call == "fapiPrivateGetUserTrades" and not is_last and account.now < 1_012_000:
-            return Response(200, body=account.trades[:1])
-        if call == "fapiPrivateV3GetPositionRisk" and account.now < 1_012_000:
-            return Response(200, body=[{"symbol": "BTCUSDT", "positionAmt": "0.050"}])
-        return never_found(OURS + "1e", "orderId")(call, params)
-
-    async def story() -> str:
-        check = Check(account)
-        account.trade("web_1", 1, "0.050")
-        await lose_the_answer(check)
-        account.trade(OURS + "1e", 1, "0.002")
-        account.spoil = spoil
-        return await check.clean()
-
-    assert asyncio.run(story()) == "a position of 0.050"
-    assert account.held == Decimal("0.050")
+REFUSED = Response(400, -4131, "The counterparty best price does not meet the PERCENT_PRICE filter limit.")
 
 
 @pytest.mark.parametrize(
-    ("status", "child", "child_status", "most_s"),
+    ("answer", "calls"),
     [
-        ("FINISHED", "", "", 60),
-        ("FINISHED", "77", "", 60),
-        ("TRIGGERING", "", "", 60),
-        ("TRIGGERED", "77", "EXPIRED", 5),
-        ("TRIGGERED", "77", "REJECTED", 5),
-        ("TRIGGERED", "77", "FILLED", 5),
+        (LOST, ["PostOrder", "PostAlgoOrder"]),
+        (LOST, ["PostOrder", "PostAlgoOrder", "GetOrder", "GetAlgoOrder"]),
+        (DOWN, ["PostOrder"]),
+        (REFUSED, ["PostOrder", "PostAlgoOrder"]),
+        (Response(429, -1003), ["PostOrder", "PostAlgoOrder", "GetOrder", "GetAlgoOrder", "V3GetPositionRisk"]),
     ],
 )
-def test_a_stop_that_can_sell_nothing_more_ends_the_clean_up(
-    account: Account, status: str, child: str, child_status: str, most_s: float
+@pytest.mark.parametrize("is_flapping", [False, True])
+def test_no_trouble_floods_the_exchange(
+    account: Account, answer: Response, calls: list[str], is_flapping: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asyncio.run(with_a_stop(account, status, child, child_status, most_s))
-    assert account.now - 1_000_000 < most_s * 1000
+    """Also where each second reading of the position fails, and others change it each time."""
 
+    def flap(call: str, params: Mapping[str, Any]) -> Response | None:
+        if "PositionRisk" not in call or not is_flapping:
+            return None
+        account.held += Decimal("0.050") if account.held == Decimal("0.002") else Decimal("-0.050")
+        return DOWN if account.count("V3GetPositionRisk") % 2 else None
 
-@pytest.mark.parametrize(
-    ("held", "child_status", "at_s", "becomes", "ends_s"),
-    [
-        ("0", "", 25, "TRIGGERED", 55),  # its state changes
-        ("0", "NEW", 300, "EXPIRED", 300),  # the order that it became is open
-        ("0.050", "", 300, "CANCELED", 300),  # somebody else has coins that it could sell
-    ],
-)
-def test_a_stop_that_may_still_sell_holds_the_clean_up(
-    account: Account, held: str, child_status: str, at_s: int, becomes: str, ends_s: int
-) -> None:
-    def become() -> None:
-        account.orders["child" if child_status else OURS + "1s"].status = becomes
+    async def clean() -> None:
+        check = Check(account)
+        await check.place()
+        account.spoil = either(during(1_800, account, answer, *calls), flap)
+        await check.clean()
 
-    account.held = Decimal(held)
-    account.trades = [{"orderId": 9, "side": "BUY", "qty": held, "time": account.now}]
-    account.later.append((account.now + at_s * 1000, become))
-    asyncio.run(with_a_stop(account, "TRIGGERING", "77" if child_status else "", child_status, 600))
-    assert ends_s <= (account.now - 1_000_000) / 1000 < ends_s + 15
-
-
-async def with_a_stop(account: Account, status: str, child: str, child_status: str, most_s: float) -> None:
-    """Clean up after a check whose stop, and the order that it became, have these states."""
-    check = Check(account)
-    await check.place("1s", "SELL", stop=True)
-    account.orders[OURS + "1s"].status, account.orders[OURS + "1s"].child = status, child
-    if child_status:
-        account.orders["child"] = Order(77, -1, Decimal("0.002"), status=child_status)
-    await check.clean(most_s)
+    asyncio.run(clean())
+    per_minute = Counter[int]()
+    for at, call in account.asked:
+        per_minute[at // 60_000] += WEIGHTS.get(call, 1)
+    assert max(per_minute.values()) <= MOST_WEIGHT
+    assert answer is LOST or sorted(per_minute.values())[len(per_minute) // 2] <= 130
+    if answer.status == 429:
+        rounds = sorted({at for at, _ in account.asked if at < 2_800_000})
+        assert min(after - at for at, after in pairwise(rounds)) >= 5_000
+    said = [text for text in caplog.messages if "going on" in text]
+    assert 28 <= len(said) <= 32
+    assert all("0.002 bought and not sold" in text and "BTCUSDT, Positions" in text for text in said)
+    assert len(caplog.messages) <= 5 * len(said)
 
 
 def test_the_watching_process_ends_well_where_it_can_not_read_what_is_others(
@@ -554,12 +832,11 @@ def test_the_watching_process_ends_well_where_it_can_not_read_what_is_others(
     async def nothing(*_: object) -> None: ...
 
     def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
-        is_over = call == "fapiPrivateGetOpenOrders" and "fapiPrivateGetOpenAlgoOrders" in account.asked
-        return DOWN if is_over else None
+        return DOWN if call == "fapiPrivateGetOpenOrders" else None
 
     async def story() -> None:
         check = Check(account)
-        await check.place("1e", "BUY")
+        await check.place()
         account.spoil = spoil
         given = {
             "key": KEY,
@@ -590,20 +867,21 @@ def test_what_a_clean_up_waits_for_is_told_with_its_seconds(part: str) -> None:
     notice.begin_part(part)
     notice.look()
     notice.look()
-    late_s = (Config.from_parameters().execution.recv_window_ms + ABSENCE_MARGIN_MS) // 1000
-    text = f"a late fill of an order whose answer was lost, {late_s} s (recv_window_ms + {ABSENCE_MARGIN_MS // 1000} s)"
+    later_s = (ABSENCE_MARGIN_MS + READ_LAG_MS) // 1000
+    most_s = Config.from_parameters().execution.recv_window_ms // 1000 + later_s
+    text = f"what became of an order without an answer, {most_s} s (recv_window_ms + {later_s} s)"
     assert told == [f"..  {part}: waiting for {text}, and until nothing is open; 3 s so far"]
 
 
 def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: Account) -> None:
     async def story() -> None:
         check = Check(account)
-        await check.place("1e", "BUY")
+        await check.place()
         account.spoil = lambda call, params: Response(418, -1003) if account.now < 8_000_000 else None
         account.blocked_until = 8_000_000
         asked = len(account.asked)
         await check.clean(10_000)
-        assert sum(account.now >= 0 for _ in account.asked[asked:]) < 2_000
+        assert len(account.asked) - asked < 2_000
 
     asyncio.run(story())
     assert account.held == 0
@@ -612,7 +890,7 @@ def test_hours_without_an_exchange_end_nothing_and_a_ban_is_waited_for(account: 
 def test_a_simulated_venue_that_is_gone_is_not_waited_for(account: Account) -> None:
     async def story() -> None:
         check = Check(account)
-        await check.place("1e", "BUY")
+        await check.place()
         account.spoil = lambda call, params: Response(NO_ANSWER)
         terms = replace(TERMS, is_simulated=True)
         await CleanUp(account, account, terms, check.sent).run()  # type: ignore[arg-type]
@@ -622,59 +900,101 @@ def test_a_simulated_venue_that_is_gone_is_not_waited_for(account: Account) -> N
     assert 900_000 < account.now - 1_000_000 < 1_000_000
 
 
-def test_only_what_the_check_bought_is_sold_and_only_its_own_orders_are_cancelled(account: Account) -> None:
-    async def story() -> str:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        account.trade("web_1", 1, "0.050")
-        account.rest_of("web_2", -1, "0.050", True)
-        account.rest_of("vt-other-1e1", 1, "0.002", False)
-        return await check.clean()
+# --- what the notes say -----------------------------------------------------------------------------------------------
 
-    left = asyncio.run(story())
-    assert account.held == Decimal("0.050")
-    assert left == "a position of 0.050, vt-other-1e1, web_2"
-    assert [account.orders[name].status for name in ("web_2", "vt-other-1e1")] == ["NEW", "NEW"]
+NEW, FILLED = {"status": "NEW", "executedQty": "0"}, {"status": "FILLED", "executedQty": "0.002"}
+PART, EXPIRED = ({"status": status, "executedQty": "0.001"} for status in ("PARTIALLY_FILLED", "EXPIRED"))
 
 
-def test_what_others_buy_is_not_sold_for_an_order_that_can_not_be_looked_up(account: Account) -> None:
-    """The order never reached the exchange; until a query says so, a stop covers what it may have bought."""
-
-    async def story() -> str:
-        check = Check(account)
-        account.spoil = lambda call, params: LOST
-        await check.place("1e", "BUY")
-        account.trade("web_1", 1, "0.050")
-        account.spoil = during(account.now + 30_000, account, DOWN, "GetOrder")
-        return await check.clean(120)
-
-    assert asyncio.run(story()) == "a position of 0.050"
-    assert account.asked.count("fapiPrivatePostOrder") == 1
-    assert account.asked.count("fapiPrivatePostAlgoOrder") == 1
+def algo(status: str, child: str = "") -> dict[str, str]:
+    return {"algoStatus": status, "actualOrderId": child}
 
 
-@pytest.mark.parametrize("sold", ["0.002", "0.010"])
-@pytest.mark.parametrize("stop", ["NEW", "TRIGGERING"])
-def test_what_the_user_has_closed_by_hand_is_not_sold_again(account: Account, sold: str, stop: str) -> None:
-    """Nor where the account was turned short by hand."""
+@pytest.mark.parametrize(
+    ("answers", "told", "can_act", "executed"),
+    [
+        ([LOST], [], True, "0"),
+        ([DOWN], [], False, "0"),
+        ([LOST, DOWN], [], True, "0"),  # the first attempt may have arrived
+        ([DOWN, LOST], [], True, "0"),
+        ([DOWN, LOST, DOWN], [], True, "0"),
+        ([LOST, Response(400, -4116)], [], True, "0"),
+        ([ACK], [NEW], True, "0"),
+        ([ACK], [PART], True, "0.001"),
+        ([ACK], [EXPIRED], False, "0.001"),
+        ([ACK], [FILLED, NEW], False, "0.002"),  # a query that is behind
+        ([ACK], [PART, NEW], True, "0.001"),
+        ([LOST], [FILLED], False, "0.002"),
+        ([LOST], [[{}, "text", {"status": "FILLED"}, {"executedQty": "much", "status": "FILLED"}]], True, "0"),
+        ([Response(200, body=FILLED)], [], False, "0.002"),
+    ],
+)
+@pytest.mark.parametrize("is_event", [False, True])
+def test_what_proves_the_end_of_an_order(
+    account: Account, answers: list[Response], told: list[Any], can_act: bool, executed: str, is_event: bool
+) -> None:
+    sent, given = SentOrders(), {"newClientOrderId": BOUGHT, "side": "BUY", "quantity": "0.002", "type": "MARKET"}
+    for answer in answers:
+        body = {**answer.body, "clientOrderId": BOUGHT, "side": "BUY"} if answer.body else None
+        account.spoil = lambda call, params, answer=answer, body=body: replace(answer, body=body)  # type: ignore[misc]
+        asyncio.run(sent.ask(account, ORDER, given, account.clock))  # type: ignore[arg-type]
+    for row in told:
+        rows = [{**each, "clientOrderId": BOUGHT, "side": "BUY"} for each in [row]] if isinstance(row, dict) else row
+        if is_event and isinstance(row, dict):
+            sent.learn_event({"c": BOUGHT, "S": "BUY", "X": row["status"], "z": row["executedQty"], "i": 7})
+        else:
+            sent.learn(rows)
+    order = sent.by_name[BOUGHT]
+    assert (order.can_act, order.executed, sent.net) == (can_act, Decimal(executed), Decimal(executed))
 
-    async def story() -> str:
-        check = Check(account)
-        await check.place("1e", "BUY")
-        await check.place("2s", "SELL", stop=True)
-        account.orders[OURS + "2s"].status = stop
-        account.trade("web_1", -1, sold)
-        return await check.clean(120)
 
-    assert asyncio.run(story()) == ("a position of -0.008" if sold == "0.010" else "")
-    assert account.held == Decimal("0.002") - Decimal(sold)
+@pytest.mark.parametrize(
+    ("told", "can_act", "executed"),
+    [
+        ([algo("NEW")], True, "0"),
+        ([algo("CANCELED")], False, "0"),
+        ([algo("EXPIRED")], False, "0"),
+        ([algo("TRIGGERING")], True, "0"),
+        ([algo("FINISHED")], True, "0"),
+        ([algo("FINISHED", "77")], True, "0"),
+        ([algo("FINISHED", "77"), {**FILLED, "orderId": 77}], False, "-0.002"),
+        ([algo("FINISHED", "77"), {**FILLED, "orderId": 78}], True, "0"),
+        ([{**FILLED, "orderId": 77, "clientOrderId": STOPPED}], False, "-0.002"),
+        ([algo("REJECTED", "77")], True, "0"),
+        ([algo("FINISHED", "77"), {**EXPIRED, "orderId": 77}, algo("NEW")], False, "-0.001"),
+    ],
+)
+@pytest.mark.parametrize("is_event", [False, True])
+def test_what_proves_the_end_of_a_stop(
+    told: list[dict[str, Any]], can_act: bool, executed: str, is_event: bool
+) -> None:
+    sent = SentOrders()
+    sent.hear({"name": STOPPED, "quantity": "-0.002", "is_stop": True, "is_market": False, "sent": 1})
+    for row in told:
+        if not is_event:
+            sent.learn({"side": "SELL", "clientAlgoId": STOPPED, **row})
+        elif "algoStatus" in row:
+            sent.learn_event({"caid": STOPPED, "X": row["algoStatus"], "ai": row["actualOrderId"]})
+        else:
+            number, name = row["orderId"], row.get("clientOrderId")
+            sent.learn_event({"c": name, "S": "SELL", "X": row["status"], "z": row["executedQty"], "i": number})
+    assert (sent.by_name[STOPPED].can_act, sent.net) == (can_act, Decimal(executed))
+
+
+def test_only_news_of_an_order_is_noted() -> None:
+    notes: list[Mapping[str, Any]] = []
+    sent = SentOrders(notes.append)
+    sent.hear({"name": BOUGHT, "quantity": "0.002", "is_stop": False, "is_market": True, "sent": 1})
+    for row in (NEW, NEW, PART, PART, NEW, EXPIRED, FILLED):
+        sent.learn({**row, "clientOrderId": BOUGHT, "side": "BUY"})
+    assert [note["status"] for note in notes] == ["NEW", "PARTIALLY_FILLED", "NEW", "EXPIRED"]
 
 
 def test_nothing_is_bought_once_nobody_would_clean_up(account: Account) -> None:
     check = Check(account)
     check.sent.is_watched = lambda: False
     with pytest.raises(SessionError, match="nothing more is bought"):
-        asyncio.run(check.place("1e", "BUY"))
+        asyncio.run(check.place())
     assert account.asked == []
 
 
@@ -731,12 +1051,12 @@ async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
     rest, terms = BinanceRestClient(exchange), replace(TERMS, recv_window_ms=500)
     try:
         watching = await Watcher.start(exchange, endpoint, terms)
-        sent, now = SentOrders(watching.tell), exchange.clock()
+        sent = SentOrders(watching.tell)
         buy = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.002"}
         stop = {"symbol": "BTCUSDT", "side": "SELL", "type": "STOP_MARKET", "algoType": "CONDITIONAL"}
         stop |= {"triggerPrice": "60000", "closePosition": "true", "clientAlgoId": OURS + "2s"}
         for call, params in ((ORDER, {**buy, "newClientOrderId": OURS + "1e"}), (STOP, stop)):
-            assert (await sent.ask(rest, call, params, now)).status == 200
+            assert (await sent.ask(rest, call, params, exchange.clock)).status == 200
         await watching.dismiss() if is_done else watching.close()
         while watching.is_there():
             await asyncio.sleep(0.05)
@@ -760,7 +1080,7 @@ async def check():
     watching = await Watcher.start(exchange, endpoint, replace(TERMS, recv_window_ms=500))
     sent = SentOrders(watching.tell)
     buy = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.002", "newClientOrderId": OURS + "1e"}
-    assert (await sent.ask(BinanceRestClient(exchange), ORDER, buy, exchange.clock())).status == 200
+    assert (await sent.ask(BinanceRestClient(exchange), ORDER, buy, exchange.clock)).status == 200
     await asyncio.sleep(2.5)  # lives for longer than a silence
     print(watching.is_there(), flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)

@@ -52,7 +52,10 @@ def failed_row(error: ExchangeError) -> Check:
 
 def told(error: BaseException) -> str:
     """Return an error as a start and a command tell it: a failed request with what to do."""
-    return refused([failed_row(error)]) if isinstance(error, ExchangeError) and error.wanted else str(error)
+    if not isinstance(error, ExchangeError) or not error.wanted:
+        return str(error)
+    row = failed_row(error)
+    return f"{row.item}: {row.found}; must be {row.wanted}"
 
 
 def rounded(amount: str | Decimal) -> str:

@@ -47,9 +47,12 @@ def identity(run: Path) -> str:
 def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return an engine's answer as rows to print: the run, whether the command was accepted, and the status then."""
     rows: dict[str, Any] = {"run": run, "id": identity(run)}
-    if action != "status" and answer.get("state") in TOO_LATE:
+    is_over = action != "status" and answer.get("state") in TOO_LATE
+    if is_over and "carried_out" not in answer:
         rows["order"] = "nothing was done: the session is over already"
-    elif answer.get("carried_out"):
+    elif is_over or answer.get(
+        "carried_out"
+    ):  # it may be this very command that has ended a session without a position
         rows["order"] = f"{action} is carried out; what is true now is below"
     elif action != "status":
         rows["order"] = f"{action} was taken, and is kept until it can be carried out; `ctl status` says what followed"

@@ -21,7 +21,7 @@ from IPython.display import HTML
 
 from voltrade.config import Config
 from voltrade.engine.demo_check.check import REPORT, VERDICTS
-from voltrade.engine.demo_check.report import QUESTIONS
+from voltrade.engine.demo_check.report import QUESTIONS, record_name
 from voltrade.errors import SessionError
 from voltrade.report.html import frame_table, judged_table
 from voltrade.runs.listing import project_root
@@ -112,8 +112,7 @@ def run(config: Config, record: str = "") -> DemoCheck:
     Raises:
         SessionError: The check could not begin, or was killed; what it printed says why.
     """
-    named = f"demo_check-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder = Path(record) if record else project_root() / "runs" / named
+    folder = Path(record) if record else project_root() / "runs" / record_name(datetime.now(UTC))
     command = [sys.executable, "-m", "voltrade", "doctor", "--trade", "--record", str(folder), *_given(config)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

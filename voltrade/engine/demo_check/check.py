@@ -105,11 +105,13 @@ async def check_exchange(
         stamp = f"{int(time.time()):x}{secrets.token_hex(2)}"
         context = CheckContext(wiring, report, record, notice.on_row, on_address, stamp, notice.begin_part)
         try:
-            await _begin(context, last_final_state(ledger, "", folder), environment)
-            await _check(context)
+            async with context.part("start"):
+                await _begin(context, last_final_state(ledger, "", folder), environment)
+                await _check(context)
         except asyncio.CancelledError:
             await _to_the_end(_tell_interrupted(context))
-        _save(report, folder, wiring, environment)
+        finally:
+            _save(report, folder, wiring, environment)
     return report
 
 
@@ -267,6 +269,9 @@ async def _trade(context: CheckContext) -> None:
     context.clean_up.hint = f"; only `kill -KILL {os.getpid()} {watcher.pid}` ends this"
     try:
         for name, do in _steps():
+            if not watcher.is_there():
+                context.row("money", "second process", "alive", "it has died: nothing more is tried", ok=False)
+                break
             async with context.part(name):
                 await do(context)
         context.report.has_traded = context.lots > 0

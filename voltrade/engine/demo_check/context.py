@@ -51,6 +51,8 @@ class CheckContext:
     wallet_before: Decimal = Decimal(0)
     lots: int = 0
     """What the check has bought at the market."""
+    is_deaf: bool = False
+    """Whether the private stream does not tell of orders."""
     last_trade_id: int = 0
     """The last trade of the account before the check."""
     sent: SentOrders = field(default_factory=SentOrders)
@@ -95,7 +97,7 @@ class CheckContext:
         self.on_part(name)
         try:
             yield
-        except (VoltradeError, KeyError, ValueError, TypeError, ArithmeticError, OSError, TimeoutError) as error:
+        except Exception as error:  # of whatever kind: the parts after it, the record and the verdicts still come
             log.warning("%s: %r", name, error)
             said = told(error) if isinstance(error, VoltradeError) else repr(error)
             self.row(name, f"{name}, to its end", "no error", said, verdict, self.now - begun)
@@ -104,7 +106,11 @@ class CheckContext:
 
     async def ask(self, call: str, **params: Any) -> Response:
         """Do a raw request by ccxt's name."""
-        return await self.sent.ask(self.wiring.rest, call, params, self.now)
+        return await self.sent.ask(self.wiring.rest, call, params, self.wiring.clock)
+
+    def hear(self, frame: Frame) -> None:
+        """Take what an event tells of an order of the check."""
+        self.sent.learn_event(frame.order)
 
     async def read(self, call: str, **params: Any) -> Any:
         """Return the body of a raw request.
@@ -132,7 +138,7 @@ class CheckContext:
         """What a clean-up needs to know of this check."""
         window = self.wiring.config.execution.recv_window_ms
         is_simulated = self.wiring.endpoint.name == "sim"
-        return Terms(self.symbol, self.prefix, self.instrument.tick_size, window, self.report.begun, is_simulated)
+        return Terms(self.symbol, self.prefix, self.instrument.tick_size, window, is_simulated)
 
     @property
     def clean_up(self) -> CleanUp:

@@ -81,7 +81,14 @@ class FrameRecord:
 class Listener:
     """One websocket, read in the background."""
 
-    def __init__(self, name: str, url: str, exchange: UsdmExchange, record: FrameRecord) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        exchange: UsdmExchange,
+        record: FrameRecord,
+        hear: Callable[[Frame], None] = lambda frame: None,
+    ) -> None:
         """Make a listener; `open` dials.
 
         Args:
@@ -89,8 +96,9 @@ class Listener:
             url: Address, with the listen key where it needs one.
             exchange: Gives clock and proxies.
             record: Takes each frame.
+            hear: Called with each frame.
         """
-        self.name, self._url = name, url
+        self.name, self._url, self._hear = name, url, hear
         self.frames: list[Frame] = []
         self.error = ""
         self._exchange, self._record = exchange, record
@@ -131,6 +139,7 @@ class Listener:
             frame = Frame(self._exchange.clock(), body if isinstance(body, dict) else {"value": body})
             self._write("frame", body=frame.body)
             self.frames.append(frame)
+            self._hear(frame)
         self._write("closed", code=socket.close_code, error=socket.exception())
 
     def _write(self, kind: str, **facts: Any) -> None:

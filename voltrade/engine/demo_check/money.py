@@ -24,10 +24,9 @@ async def _exit(context: CheckContext, held: Decimal, answer: str) -> Response:
 
 async def check_flat(context: CheckContext) -> None:
     """Close whatever the check still has, and check that nothing of it is left."""
-    held = await context.position()
-    if (held := min(held, await context.clean_up.bought())) > 0:
-        closed = await _exit(context, held, "RESULT")
-        context.row(PART, "reduce-only exit", "accepted", f"{held:f}: {coded(closed)}", closed.status == 200)
+    if (quantity := await context.clean_up.to_sell()) > 0:
+        closed = await _exit(context, quantity, "RESULT")
+        context.row(PART, "reduce-only exit", "accepted", f"{quantity:f}: {coded(closed)}", closed.status == 200)
         await context.within_position(Decimal(0), 5.0)
     await context.clean_up.run()
     left = await what_is_left(context)

@@ -44,6 +44,7 @@ async def check_far_order(context: CheckContext) -> None:
         return
     event = await context.event("ORDER_TRADE_UPDATE", name, "NEW")
     _told(context, "event of the far order", event, sent)
+    context.is_deaf = event is None
     query = await context.ask("fapiPrivateGetOrder", symbol=context.symbol, origClientOrderId=name)
     status = _field(query.body, "status")
     context.row(PART, "far order by query", "NEW", status or coded(query), status == "NEW")
@@ -99,8 +100,14 @@ async def _check_cancel(context: CheckContext, name: str) -> None:
 async def check_countdown(context: CheckContext) -> None:
     """Set a countdown over an order and a stop of the position that was bought, and see which of them it cancels.
 
+    It would cancel every open order of the symbol, so that it is set only where all are the check's.
     What a check that is killed leaves of them is a post-only order far away and a stop that can only reduce.
     """
+    rows = await context.read("fapiPrivateGetOpenOrders", symbol=context.symbol)
+    if others := [name for row in rows if not (name := str(row["clientOrderId"])).startswith(context.prefix)]:
+        found = f"not set: it would cancel {', '.join(others)}, which the check did not send"
+        context.row(PART, "countdown", "no orders of others", found, "differs")
+        return
     price = await context.far_below()
     lots, name, stop = least_lots(context.instrument, price), context.new_name("f"), context.new_name("s")
     if context.lots:
@@ -121,7 +128,13 @@ async def check_countdown(context: CheckContext) -> None:
 
 
 async def buy_least(context: CheckContext) -> None:
-    """Buy the smallest quantity at the market, with an ACK, and follow it."""
+    """Buy the smallest quantity at the market, with an ACK, and follow it.
+
+    Nothing is bought where the private stream is silent: the position would wait for its events without a stop.
+    """
+    if context.is_deaf:
+        context.row(PART, "market order", "a private stream that tells of orders", "not sent: it is silent", ok=False)
+        return
     lots, name = await context.least(), context.new_name("e")
     sent = context.now
     placed = await context.order("BUY", lots, name, type="MARKET", newOrderRespType="ACK")

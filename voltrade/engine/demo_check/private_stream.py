@@ -28,14 +28,14 @@ async def open_private(context: CheckContext) -> None:
     own, *others = stream_hosts(context.wiring.endpoint)
     made_up = f"{'0' * len(key)}"
     urls = {
-        "?listenKey=": f"{own}/private/ws?listenKey={key}",
-        "?listenKey= with events=": f"{own}/private/ws?listenKey={key}&events={EVENTS}",
+        "?listenKey": f"{own}/private/ws?listenKey={key}",
+        "?listenKey and events": f"{own}/private/ws?listenKey={key}&events={EVENTS}",
         "/ws/KEY": f"{own}/private/ws/{key}",
         **{urlsplit(host).netloc: f"{host}/private/ws?listenKey={key}" for host in others},
         "made-up listen key": f"{own}/private/ws?listenKey={made_up}",
     }
     exchange = context.wiring.exchange
-    context.users = [Listener(name, url, exchange, context.record) for name, url in urls.items()]
+    context.users = [Listener(name, url, exchange, context.record, context.hear) for name, url in urls.items()]
     await asyncio.gather(*(user.open() for user in context.users))
     first = context.users[0]
     context.row("private", "private stream opens", "connected", first.error or "connected", first.is_open)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from voltrade.engine.checks import Check
@@ -33,6 +35,11 @@ QUESTIONS = {
     "funding event": "`a.S` and sign of `bc` at funding?",
 }
 """Questions that only an exchange can answer, by their short names."""
+
+
+def record_name(now: datetime) -> str:
+    """Return the name of a check's folder where the user gives none: of the time, and of this process."""
+    return f"demo_check-{now:%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,10 +150,10 @@ async def _check_child(context: CheckContext, name: str) -> None:
     context.row(PART, "fills of its order", "by the private stream", found, bool(fills))
     states = {str(frame.order["X"]): frame.at for frame in context.events_of(name) if frame.kind == "ALGO_UPDATE"}
     named = "has the stop's client id" if by_name.status == 200 else f"is not found by it ({coded(by_name)})"
-    since = {state: at - min(states.values()) for state, at in states.items()}
-    context.answer(
-        "triggered child", f"its order {named}; {since} ms; fills at {[at - min(states.values()) for at in fills]}"
-    )
+    begun = min(states.values(), default=0)
+    since = ", ".join([*(f"{state} after {at - begun:,} ms" for state, at in states.items())])
+    filled = ", ".join(f"{at - begun:,} ms" for at in fills) or "none"
+    context.answer("triggered child", f"its order {named}; {since or 'no event of it'}; fills after {filled}")
 
 
 async def _check_others(context: CheckContext, others: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from voltrade.engine.demo_check.report import Row
 FIRST_S, NEXT_S = 2.0, 10.0
 """Silence before the first line about a wait, and between two of them."""
 
-UNTIL_FLAT = "a late fill of an order whose answer was lost, 10 s (recv_window_ms + 5 s), and until nothing is open"
+UNTIL_FLAT = "what became of an order without an answer, 70 s (recv_window_ms + 65 s), and until nothing is open"
 
 WAITS: Mapping[str, str] = {
     "start": "the exchange to answer; a simulated venue compiles its rules at first, about a minute",
