@@ -3,13 +3,14 @@
 After the block with which 50,000 trades have come since the last one, the journal gets a row with everything that the
 core keeps, but the closed bars, which have rows of their own. Once the core has something that a row can't keep, there
 are no more. A replay makes the same rows and compares them; a recovery restores the last one and replays what follows,
-or replays all where another version of the code wrote it.
+or replays all where the code that wrote it kept other attributes or fields, or had another `VERSION`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from voltrade.records import OrderRow, PositionRow
 from voltrade.risk import CircuitBreaker
 from voltrade.symbol_state import SymbolState
 
-VERSION = 6
+VERSION = 7
+"""Raised by hand where an attribute or a field means something else; that one came or went is seen without it."""
 EVERY_TRADES = 50_000
 CHECKPOINT = "Checkpoint"
 """Kind of the journal's rows."""
@@ -91,7 +93,8 @@ class Checkpoints:
             TypeError: The core keeps something that a checkpoint can't.
         """
         self._written = self.trades
-        return {"version": VERSION, "trades": self.trades, "marks": self.marks, **state_of(self._core)}
+        counts = {"trades": self.trades, "marks": self.marks}
+        return {"version": VERSION, "fields": fields_of(self._core), **counts, **state_of(self._core)}
 
     def restore(self, saved: Mapping[str, Any], bars: Iterable[Mapping[str, Any]]) -> None:
         """Set the core and the counts to a checkpoint; the core must be new.
@@ -124,6 +127,13 @@ def state_of(core: TradingCore) -> dict[str, Any]:
     }
 
 
+def fields_of(core: TradingCore) -> str:
+    """Return a hash of the names of all that a checkpoint of the core has: attributes, and fields with their types."""
+    names = {name: sorted(_kept(part)) for name, part in _parts(core)}
+    types = {name: str(rows.dtype) for name, rows in _arrays(core)}
+    return sha256(encode_json({"attributes": names, "types": types})).hexdigest()[:16]
+
+
 def restore_state(core: TradingCore, saved: Mapping[str, Any], bars: Iterable[Mapping[str, Any]]) -> None:
     """Set a new core to a state that `state_of` returned, and to its closed bars.
 
@@ -132,6 +142,8 @@ def restore_state(core: TradingCore, saved: Mapping[str, Any], bars: Iterable[Ma
     """
     if "breaker" in saved["objects"]:
         core._books.breaker = CircuitBreaker(core.config.risk, 0, 0, core._books.breaker_rows)
+    if saved["fields"] != fields_of(core):
+        raise ValueError("attributes and fields must be those of this code, were others")
     for name, part in _parts(core):
         vars(part).update({key: _restored(value) for key, value in saved["objects"][name].items()})
     for name, rows in _arrays(core):
@@ -179,8 +191,12 @@ def _arrays(core: TradingCore) -> Iterator[tuple[str, Rows]]:
 
 
 def _attributes(part: object) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in _kept(part).items()}
+
+
+def _kept(part: object) -> dict[str, Any]:
     left_out = OMITTED_ATTRIBUTES[type(part).__name__]
-    return {name: _plain(value) for name, value in vars(part).items() if name not in left_out}
+    return {name: value for name, value in vars(part).items() if name not in left_out}
 
 
 def _plain(value: Any) -> Any:

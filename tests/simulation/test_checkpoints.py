@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from voltrade.journal_rows import Row, encode_json
 from voltrade.model import Trades
 from voltrade.records import SYMBOL
 from voltrade.runs import replay as module
-from voltrade.runs.replay import read_start, recover, replay
+from voltrade.runs.replay import Replay, read_start, recover, replay
+from voltrade.snapshot_check import SnapshotCheck
 
 EVERY = 20
 
@@ -98,6 +100,26 @@ def same(first: TradingCore, second: TradingCore) -> bool:
     bars = one.pipeline.bars.tolist() == other.pipeline.bars.tolist()
     decisions = str(one.pipeline.decisions.tolist()) == str(other.pipeline.decisions.tolist())  # NaN is not NaN
     return states[0] == states[1] and bars and decisions
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["an attribute that is gone", "a new one"])
+def test_a_checkpoint_of_code_with_other_attributes_is_left_aside(
+    path: Path, is_new: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that the row lacks would keep the value of a new core, silently."""
+    made, whole = SnapshotCheck.__init__, Replay()
+
+    def changed(check: SnapshotCheck, *given: Any) -> None:
+        made(check, *given)
+        if is_new:
+            vars(check)["news"] = 0
+        else:
+            vars(check).popitem()
+
+    monkeypatch.setattr(SnapshotCheck, "__init__", changed)
+    monkeypatch.setattr(module, "replay", lambda *given: whole)
+    assert recover(path) is whole
+    assert "attributes and fields must be those of this code" in caplog.text
 
 
 def test_a_core_keeps_nothing_that_a_checkpoint_cannot(path: Path) -> None:
