@@ -380,9 +380,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "what any reading lists counts as agreed",
         "oms.py",
-        "        self._check.note_listed(snapshot)\n",
-        "        self._check.note_listed(snapshot)\n"
-        "        self._check.agreed_trade_id = self._check.listed_trade_id\n",
+        "        self._check.note_shown(snapshot)\n",
+        "        self._check.note_shown(snapshot)\n        self._check.agreed_trade_id = self._check.listed_trade_id\n",
         ("O1", "O2", "O12"),
         ("user dropped", "user silent", "user deaf", "answer lost"),
     ),
