@@ -2,8 +2,8 @@
 
 An indicator is declared once, as an `Indicator`: the fields it keeps between bars, the values it writes into the
 decision, the function that takes one bar, and how many bars it needs. A value is NaN until the indicator has seen
-enough bars, and a comparison with NaN is false, so no rule fires on it. Prices are in the quote asset, volumes in
-coins.
+enough bars, and each comparison with NaN but `!=` is false, so that `x > y` doesn't fire on it, but `not x <= y` does.
+Prices are in the quote asset, volumes in coins.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ class OpenPosition:
         return self.orders[0]
 
     @property
-    def position(self) -> int:
-        """Lots, unsigned, from our fills."""
+    def lots(self) -> int:
+        """Lots from our fills: unsigned, as `OrderRegister.lots`."""
         return int(self.row.entered - self.row.exited)
 
     @property
@@ -145,7 +145,7 @@ class OrderRegister:
 
     @property
     def lots(self) -> int:
-        """Lots of the open position, unsigned, from our fills."""
+        """Lots of the open position, from our fills: unsigned, but negative where more exited than had entered."""
         row = self.position_row
         return int(row["entered"]) - int(row["exited"]) if self.in_round_trip else 0
 

@@ -5,7 +5,7 @@ To change the rule, subclass `SignalEngine` (here, in a rule file, or in a noteb
 that numba can't compile, or that overrides `on_volume_bar`, runs as plain Python with one warning and the same results.
 
 Each bar gets a decision: one row with all indicator values, each condition, and the signal. An indicator's value is NaN
-until it has seen enough bars, and every comparison with NaN is false: `x > y` is false then, but `not x <= y` is true.
+until it has seen enough bars, and comparisons with NaN are false but `!=`: `x > y` is false, but `not x <= y` is true.
 In rules, prices are in the quote asset and volumes in coins. Don't use `**` in a rule: compiled code and plain Python
 may differ in the last bit of its result.
 """

@@ -1,6 +1,6 @@
 """The simulated Binance: several symbols and one account in one-way mode, in process, without a socket.
 
-The venue serves it to clients, and the backtest calls it directly; both see the same orders, fills and refusals.
+The venue serves it to clients, paper trading and a backtest event by event call it directly; all see the same fills.
 Requests return at once, as Binance's do with newOrderRespType=ACK. Everything that happens later is added to `outbox`,
 and everything is written to the ground-truth log, from which `ground_truth` restores the exchange.
 
