@@ -1,4 +1,4 @@
-"""What the streams have brought and the core has not taken yet."""
+"""What has arrived and the core has not taken yet: of the streams, answers to requests, operators' commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TradeRow = tuple[int, int, int, int, bool]
 
 
 class Inbox:
-    """Two queues, market data and all other events, each in the order of arrival.
+    """Two queues, market data and all other events, each in the order of arrival but for what is put in front.
 
     Attributes:
         market: trades and mark prices.

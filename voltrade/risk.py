@@ -75,7 +75,7 @@ GATE_INPUTS = record_dtype(
         ("day_end", np.bool_),  # the end of the UTC day closed it before its threshold
         # the state of the system
         ("paused", np.bool_),  # by the operator, or because the session ends
-        ("reconciled", np.bool_),  # position, orders and settings agreed at the last snapshot
+        ("reconciled", np.bool_),  # the last snapshot agreed (`oms`), and nothing has cast doubt on it since
         ("market_stream_up", np.bool_),
         ("user_stream_up", np.bool_),
         ("orders_unsettled", np.bool_),  # `order_queries.has_unsettled_order()`, or too few rows are free

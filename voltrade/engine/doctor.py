@@ -1,6 +1,7 @@
 """`python -m voltrade doctor`: whether a session with these settings could start, and what it lacks.
 
-The rows are a few about this machine, and those of the start-up table. Nothing is traded, changed or written.
+The rows are a few about this machine, and those of the start-up table. Nothing is traded, changed or written; with
+`--trade` the command runs `demo_check`, which trades.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A trade goes to the simulated exchange first and then to the session, so that its fills come with it. What takes
 liquidity fills when it arrives, extrapolated from the last price of its side, since the trades that follow are not
-known. Nothing is sent to Binance. The account is kept in the exchange's log from session to session. Between two
+known. No order is sent to Binance. The account is kept in the exchange's log from session to session. Between two
 sessions the simulated market does not move: a stop that the price has passed meanwhile triggers at the first trade of
 the next session.
 """

@@ -1,4 +1,8 @@
-"""Alarms: what an operator must see is sent again and again until `ctl ack`, also by an engine started later."""
+"""Alarms: sent again each five minutes until `ctl ack`, also by an engine started later.
+
+They are about a rule that failed, a caretaker, a lost guardian and a failed task. Other alerts, urgent ones too, are
+sent when they arise.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ EVERY_S = 300.0
 KEPT = "alarms"
 """Key of the alarms in `run.json`."""
 REPEATED = {CARETAKER, RULE_FAILED}
-"""Codes of alerts that are repeated; `SessionMessages` sends each once too."""
+"""Codes of alerts that are repeated; `SessionMessages` sends each once too. `engine.engine` has two more alarms."""
 
 
 class Alarms:
