@@ -159,3 +159,20 @@ def test_a_venue_in_lockstep_is_refused_by_name_where_the_wall_clock_counts(
     for other in ({"lockstep": False}, {}, [], SessionError("no venue"), TimeoutError()):
         answer = other
         asyncio.run(modes.refuse_lockstep(config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "until"),
+    [
+        ({}, (10.0, "flatten")),
+        ({"on_duration_end": "protect"}, (10.0, "protect")),
+        ({"on_duration_end": "carry_on"}, (10.0, "protect")),  # there is nothing to carry on with
+        ({"on_duration_end": "carry_on", "duration_s": 4}, (10.0, "protect")),  # the setting's own end is none
+        ({"duration_s": 4}, (4.0, "flatten")),
+    ],
+)
+def test_by_the_wall_clock_too_a_session_ends_with_its_tape(settings: dict[str, Any], until: tuple[float, str]) -> None:
+    tape = {"lockstep": False, "time": 5_000, "last_time": 15_000}
+    given = SimpleNamespace(config=Config.from_parameters(speed=1.0, **settings), tape=tape)
+    session = modes.Wiring.config_until_tape_end(given).session  # type: ignore[arg-type]
+    assert (session.duration_s, session.on_duration_end) == until

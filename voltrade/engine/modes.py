@@ -7,7 +7,7 @@
 | demo, live | Binance's demo, Binance | the same | the wall clock |
 
 What else depends on the mode: who may trade (`permission`), whether trades are stored (`recorder`), and whether engine
-and venue advance in turns (`process`).
+and venue advance in turns (`voltrade.lockstep`).
 """
 
 from __future__ import annotations
@@ -99,12 +99,13 @@ class Wiring:
         return self.venue if self.tape.get("lockstep") else None
 
     def config_until_tape_end(self) -> Config:
-        """Return the settings; a session by the wall clock also ends at the end of the tape."""
-        session = self.config.session
-        if not self.tape or self.tape["lockstep"] or session.duration_s:
+        """Return the settings; a session by the wall clock also ends at the end of the tape, as in lockstep."""
+        session, goes_on = self.config.session, self.config.session.on_duration_end == "carry_on"
+        if not self.tape or self.tape["lockstep"] or (session.duration_s and not goes_on):
             return self.config
-        left_s = (self.tape["last_time"] - self.tape["time"]) / 1000
-        return self.config.model_copy(update={"session": session.model_copy(update={"duration_s": max(left_s, 1.0)})})
+        ends = {"duration_s": max((self.tape["last_time"] - self.tape["time"]) / 1000, 1.0)}
+        ends |= {"on_duration_end": "protect"} if goes_on else {}
+        return self.config.model_copy(update={"session": session.model_copy(update=ends)})
 
     def restore_paper_account(self, folder: Path) -> None:
         """In mode `paper`, use the simulated account in this folder; called once the account's ledger is locked."""

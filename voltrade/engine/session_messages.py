@@ -31,7 +31,7 @@ from voltrade.order_states import DONE, STATUS_ALIASES
 from voltrade.risk import COUNTED
 
 REPEAT_AFTER_MS = 600_000
-"""The same alert is sent again only after this time."""
+"""An alert that is raised again within this time is not sent again; nothing here repeats an alert by itself."""
 
 
 class Urgency(IntEnum):

@@ -25,8 +25,8 @@ exchange and for research.
   when a price is its callback rate away from the best price.
 - With `priceProtect`, nothing triggers while mark and last price differ by more than `triggerProtect`.
 - Reduce-only orders fill up to the position, and expire when there is none to reduce.
-- Resting orders share the quantity of a trade in the order of their ids. Orders that take don't: each is priced as if
-  it were alone.
+- Resting orders share the quantity of a trade in the order in which they were placed or last amended, whatever their
+  limits. Orders that take don't: each is priced as if it were alone.
 """
 
 from __future__ import annotations
