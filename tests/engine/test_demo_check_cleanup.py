@@ -49,6 +49,7 @@ BOUGHT, STOPPED = OURS + "1e", OURS + "2s"
 TERMS = Terms("BTCUSDT", OURS, Decimal("0.1"), 5_000)
 GONE, DOWN = Response(400, -2013, "Order does not exist."), Response(503, 0, "Service Unavailable.")
 LOST = Response(503, 0, "Unknown error, please check your request or try again later.")
+NOTHING = Response(400, -2022, "ReduceOnly Order is rejected.")
 NOT_THERE = Response(400, -2011, "Unknown order sent.")
 NEVER_S = 70
 """After so long an order without an answer that nothing shows has not arrived: recvWindow, margin and read lag."""
@@ -175,7 +176,7 @@ class Account:
 
     def place(self, params: Mapping[str, Any]) -> Response:
         if params.get("reduceOnly") == "true" and self.held <= 0:
-            return Response(400, -2022, "ReduceOnly Order is rejected.")
+            return NOTHING
         side, quantity = (1 if params["side"] == "BUY" else -1), Decimal(params["quantity"])
         quantity, name = min(quantity, self.held) if side < 0 else quantity, params["newClientOrderId"]
         if self.fills_after_ms or params.get("type") == "LIMIT":
@@ -360,6 +361,21 @@ async def arrives_late(check: Check, after_s: float = 9.9) -> None:
     check.account.after(after_s, lambda: check.account.trade(BOUGHT, 1, "0.002"))
 
 
+async def refused_as_nothing_to_reduce(check: Check) -> None:
+    """For most of the time after which others count as having closed it, with another answer in between."""
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        seconds = (account.now - begun) / 1000
+        if call == "fapiPrivateV3GetPositionRisk" and seconds < 120:
+            return Response(200, body=[])
+        is_nothing = call == ORDER and seconds < 120 and not 50 < seconds < 65
+        return NOTHING if is_nothing else DOWN if call == ORDER and seconds < 120 else None
+
+    await check.place()
+    account, begun = check.account, check.account.now
+    account.spoil = spoil
+
+
 async def executes_late(check: Check) -> None:
     """It was accepted, and the matching is behind by a minute and a half."""
     check.account.fills_after_ms = 90_000
@@ -410,6 +426,7 @@ async def sold_by_the_stop_in_part(check: Check) -> None:
         (arrives_late, "0.002", 1, ""),
         (partial(arrives_late, after_s=3.9), "0.002", 1, ""),
         (executes_late, "0.002", 1, ""),
+        (refused_as_nothing_to_reduce, "0.002", 1, ""),
         (sent_again_after_a_slow_refusal, "0.002", 1, ""),
         (sold_by_the_stop, "0", 0, "a position of 0.050, vt-other-1e1, web_2"),
         (sold_by_the_stop_in_part, "0.001", 1, "a position of 0.050, vt-other-1e1, web_2"),
@@ -664,6 +681,32 @@ def test_what_may_be_left_has_one_stop_of_its_quantity_until_it_is_sold(
         assert resting == [[Decimal(0)] if story is stops_are_down_beside_one_that_closes_all else [Decimal("0.002")]]
 
 
+@pytest.mark.parametrize("letter", ["c", "w"])
+def test_the_clean_ups_own_orders_can_only_reduce_and_have_names_of_their_own(account: Account, letter: str) -> None:
+    """An exit of at most the position, and a stop of all that was bought, 1 % below the bid, by the last price."""
+    placed: list[Mapping[str, Any]] = []
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        placed.extend([params] if "Post" in call else [])
+        return DOWN if call == ORDER and len(placed) == 1 else None
+
+    async def clean() -> None:
+        check = Check(account)
+        await check.place()
+        account.trade("web_1", -1, "0.0005")
+        account.spoil = spoil
+        await CleanUp(account, account, TERMS, check.sent, letter)._round()  # type: ignore[arg-type]
+
+    asyncio.run(clean())
+    both = {"symbol": "BTCUSDT", "side": "SELL", "reduceOnly": "true"}
+    market = {"type": "MARKET", "quantity": "0.0015", "newOrderRespType": "RESULT"}
+    stop = {"algoType": "CONDITIONAL", "type": "STOP_MARKET", "workingType": "CONTRACT_PRICE"}
+    assert placed == [
+        {**both, **market, "newClientOrderId": f"{OURS}{letter}1x"},
+        {**both, **stop, "quantity": "0.002", "triggerPrice": "76230.0", "clientAlgoId": f"{OURS}{letter}2s"},
+    ]
+
+
 # --- rule 4: when it is over ------------------------------------------------------------------------------------------
 
 
@@ -836,7 +879,10 @@ def test_the_watching_process_ends_well_where_it_can_not_read_what_is_others(
 
     async def story() -> None:
         check = Check(account)
-        await check.place()
+        await check.lose()
+        for order in check.sent.by_name.values():
+            order.sent = 0  # by a clock that is far behind that of the process
+        account.after(9, lambda: account.trade(BOUGHT, 1, "0.002"))
         account.spoil = spoil
         given = {
             "key": KEY,
@@ -856,7 +902,7 @@ def test_the_watching_process_ends_well_where_it_can_not_read_what_is_others(
     monkeypatch.setattr(watcher, "connect", lambda *_: account)
     monkeypatch.setattr(watcher, "BinanceRestClient", lambda *_: account)
     asyncio.run(story())
-    assert account.held == 0
+    assert (account.held, account.later) == (0, [])
     assert "nothing of the check is left open; not the check's: unknown" in caplog.text
 
 
@@ -900,6 +946,27 @@ def test_a_simulated_venue_that_is_gone_is_not_waited_for(account: Account) -> N
     assert 900_000 < account.now - 1_000_000 < 1_000_000
 
 
+def test_what_changes_brings_the_next_round_at_once(account: Account) -> None:
+    """After minutes of refusals the exits succeed, each in part."""
+
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        if call == ORDER and account.now >= 1_300_000:
+            account.trade(params["newClientOrderId"], -1, "0.0005", of=params["quantity"])
+            return Response(200, body=account.orders[params["newClientOrderId"]].body(params["newClientOrderId"]))
+        return DOWN if call == ORDER else None
+
+    async def clean() -> None:
+        check = Check(account)
+        await check.place()
+        account.spoil = spoil
+        await check.clean()
+
+    asyncio.run(clean())
+    first = min(at for at, call in account.asked if call == ORDER and at >= 1_300_000)
+    assert account.held == 0
+    assert account.now - first <= 2_000
+
+
 # --- what the notes say -----------------------------------------------------------------------------------------------
 
 NEW, FILLED = {"status": "NEW", "executedQty": "0"}, {"status": "FILLED", "executedQty": "0.002"}
@@ -917,6 +984,7 @@ def algo(status: str, child: str = "") -> dict[str, str]:
         ([DOWN], [], False, "0"),
         ([LOST, DOWN], [], True, "0"),  # the first attempt may have arrived
         ([DOWN, LOST], [], True, "0"),
+        ([ACK, Response(400, -4015)], [], True, "0"),  # as a refused duplicate of it
         ([DOWN, LOST, DOWN], [], True, "0"),
         ([LOST, Response(400, -4116)], [], True, "0"),
         ([ACK], [NEW], True, "0"),
@@ -979,6 +1047,22 @@ def test_what_proves_the_end_of_a_stop(
             number, name = row["orderId"], row.get("clientOrderId")
             sent.learn_event({"c": name, "S": "SELL", "X": row["status"], "z": row["executedQty"], "i": number})
     assert (sent.by_name[STOPPED].can_act, sent.net) == (can_act, Decimal(executed))
+
+
+def test_an_order_is_noted_before_it_is_sent_and_when_its_request_is_cut(account: Account) -> None:
+    """The process that watches knows of it whenever this one is killed."""
+    notes: list[Mapping[str, Any]] = []
+
+    def cut(call: str, params: Mapping[str, Any]) -> Response | None:
+        assert [note["name"] for note in notes] == [BOUGHT]
+        account.now += 9_000
+        raise asyncio.CancelledError
+
+    account.spoil = cut
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Check(account, SentOrders(notes.append)).place())
+    assert notes[0]["sent"] == 1_000_000
+    assert notes[1:] == [{"name": BOUGHT, "outcome": "UNKNOWN", "sent": 1_009_000}]
 
 
 def test_only_news_of_an_order_is_noted() -> None:
@@ -1057,6 +1141,7 @@ async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
         stop |= {"triggerPrice": "60000", "closePosition": "true", "clientAlgoId": OURS + "2s"}
         for call, params in ((ORDER, {**buy, "newClientOrderId": OURS + "1e"}), (STOP, stop)):
             assert (await sent.ask(rest, call, params, exchange.clock)).status == 200
+        check_alone(watching.pid)
         await watching.dismiss() if is_done else watching.close()
         while watching.is_there():
             await asyncio.sleep(0.05)
@@ -1066,6 +1151,18 @@ async def killed(folder: Path, is_done: bool) -> tuple[str, int]:
     finally:
         await exchange.close()
         await venue.close()
+
+
+def check_alone(pid: int) -> None:
+    """Check that a process outlives the terminal of its check, and that signals don't end it."""
+    assert os.getsid(pid) == pid
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    ignored = int(status["SigIgn"], 16)
+    assert all(
+        ignored >> (getattr(signal, name) - 1) & 1 for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP")
+    )
 
 
 STOPS = """
@@ -1110,6 +1207,20 @@ def test_a_check_that_stands_still_is_killed_and_what_it_has_bought_is_sold(tmp_
             await venue.close()
 
     assert asyncio.run(story()) == (-signal.SIGKILL, b"True\n", 0)
+
+
+def test_only_a_check_that_is_still_the_parent_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be that of another process by then."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(watcher.os, "kill", lambda *given: killed.append(given))
+    for pid in (os.getppid() + 1, None, os.getppid()):
+        watcher.kill(pid)
+    assert killed == [(os.getppid(), signal.SIGKILL)]
+
+
+def test_a_check_is_silent_for_five_seconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert watcher.SILENT_S == 5.0 >= 5 * watcher.ALIVE_EACH_S
 
 
 @pytest.mark.parametrize(("last", "is_done"), [(b"done\n", True), (b'{"name', False)])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +22,10 @@ from voltrade.engine.demo_check import check
 from voltrade.engine.demo_check.check import REPORT, VERDICTS, check_exchange
 from voltrade.engine.demo_check.cleanup import CleanUp
 from voltrade.engine.demo_check.report import Report
+from voltrade.engine.demo_check.watcher import Watcher
 from voltrade.engine.venue_process import VenueProcess
 from voltrade.errors import ConfigError, SessionError, VoltradeError
+from voltrade.exchange.redaction import Redaction
 from voltrade.venue.server import serve
 
 
@@ -139,3 +145,95 @@ def test_a_first_try_that_failed_leaves_no_folder_and_an_empty_one_is_taken(tmp_
             await venue.close()
 
     asyncio.run(story())
+
+
+class Ending:
+    """A context, its clean-up, and the second process: they note what is done in turn."""
+
+    def __init__(self, others: str = "", is_complete: bool = True) -> None:
+        self.done: list[str] = []
+        self.rows: dict[str, bool] = {}
+        self.others = others
+        self.clean_up, self.record = self, SimpleNamespace(is_complete=is_complete)
+        self.report = Report("", "BTCUSDT", "", has_traded=True)
+        self.wiring = SimpleNamespace(endpoint=SimpleNamespace(name="sim"), exchange=self)
+        self.redact = self.redacted = lambda value: value
+
+    async def run(self) -> None:
+        self.done.append("flat")
+
+    async def dismiss(self) -> None:
+        self.done.append("dismissed")
+
+    async def of_others(self) -> str:
+        return self.others
+
+    @asynccontextmanager
+    async def part(self, name: str) -> AsyncIterator[None]:
+        yield
+
+    def row(self, part: str, item: str, expected: str, found: str, ok: bool = True) -> None:
+        self.rows[found] = ok
+
+
+@pytest.mark.parametrize("others", ["", "a position of 0.050"])
+def test_the_second_process_watches_until_nothing_is_left_and_what_others_have_fails(others: str) -> None:
+    ending: Any = Ending(others)
+    asyncio.run(check._clean_up(ending, ending))
+    assert ending.done == ["flat", "dismissed"]
+    assert ending.rows == ({f"not the check's, and left alone: {others}": False} if others else {})
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_a_check_whose_record_is_incomplete_has_not_passed(tmp_path: Path, is_complete: bool) -> None:
+    ending: Any = Ending(is_complete=is_complete)
+    check._save(ending, tmp_path, {})
+    assert ending.rows == ({} if is_complete else {"incomplete: it could not be written": False})
+    assert {path.name for path in tmp_path.iterdir()} == {REPORT, VERDICTS}
+
+
+def test_an_error_of_any_kind_outside_of_the_parts_leaves_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*given: Any) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(check, "_begin", fail)
+    report = asyncio.run(a_check(tmp_path))
+    assert [str(row) for row in report.failed] == [str(report.rows[-1])]
+    assert "IndexError" in report.rows[-1].found
+    assert json.loads((tmp_path / "check" / REPORT).read_text())["passed"] is False
+    assert (tmp_path / "check" / VERDICTS).exists()
+
+
+def test_after_the_death_of_the_second_process_nothing_more_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position is closed at once."""
+    tried: list[str] = []
+
+    async def nothing(context: Any) -> None:
+        """Look at nothing before the orders."""
+
+    async def die(context: Any) -> None:
+        tried.append("stops")
+        monkeypatch.setattr(Watcher, "is_there", lambda watcher: False)
+
+    async def never(context: Any) -> None:
+        tried.append("flat again")
+
+    steps = [(n, do) for n, do in check._steps() if n in ("private stream", "far order", "market order")]
+    monkeypatch.setattr(check, "_steps", lambda: [*steps, ("stops", die), ("flat again", never)])
+    monkeypatch.setattr(check, "_look", nothing)
+    report = asyncio.run(a_check(tmp_path))
+    assert tried == ["stops"]
+    assert [row.item for row in report.failed] == ["second process"]
+    assert left_open(tmp_path) == []
+
+
+def test_no_word_of_the_checks_own_texts_is_hidden() -> None:
+    """Rows and verdicts are scrubbed: a text that looks like a key and its value would lose a word."""
+    scrubber = Redaction()
+    for module in Path(check.__file__).parent.glob("*.py"):
+        texts = [node.value for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Constant)]
+        assert [text for text in texts if isinstance(text, str) and scrubber.clean(text) != text] == []

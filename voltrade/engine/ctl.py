@@ -50,9 +50,7 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
     is_over = action != "status" and answer.get("state") in TOO_LATE
     if is_over and "carried_out" not in answer:
         rows["order"] = "nothing was done: the session is over already"
-    elif is_over or answer.get(
-        "carried_out"
-    ):  # it may be this very command that has ended a session without a position
+    elif is_over or answer.get("carried_out"):  # it may be this very command that has ended the session
         rows["order"] = f"{action} is carried out; what is true now is below"
     elif action != "status":
         rows["order"] = f"{action} was taken, and is kept until it can be carried out; `ctl status` says what followed"

@@ -117,22 +117,20 @@ def run(config: Config, record: str = "") -> DemoCheck:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    last = _follow(process)
+    _follow(process)
     if not (folder / REPORT).exists():
-        raise SessionError(f"the check could not begin: {last}")
+        raise SessionError("the check could not begin: what it printed last says why")
     return DemoCheck(folder)
 
 
-def _follow(process: subprocess.Popen[str]) -> str:
-    """Print what a process prints; return its last line. An interrupt is passed on, and its end waited for."""
-    last = ""
+def _follow(process: subprocess.Popen[str]) -> None:
+    """Print what a process prints. An interrupt is passed on, and its end waited for."""
     assert process.stdout is not None
     is_interrupted = False
     while True:
         try:
             for line in process.stdout:
                 print(line, end="")
-                last = line.strip() or last
             process.wait()
             break
         except KeyboardInterrupt:
@@ -141,7 +139,6 @@ def _follow(process: subprocess.Popen[str]) -> str:
     process.stdout.close()
     if is_interrupted:
         raise KeyboardInterrupt
-    return last
 
 
 def _given(config: Config) -> list[str]:

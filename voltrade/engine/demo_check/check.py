@@ -111,7 +111,7 @@ async def check_exchange(
         except asyncio.CancelledError:
             await _to_the_end(_tell_interrupted(context))
         finally:
-            _save(report, folder, wiring, environment)
+            _save(context, folder, environment)
     return report
 
 
@@ -194,8 +194,6 @@ async def _check(context: CheckContext) -> None:
         await _look(context)
         if await _may_trade(context, snapshot):
             await _trade(context)
-        if not context.record.is_complete:
-            context.row("record", "record", "every frame and answer", "incomplete: it could not be written", ok=False)
     finally:
         for listener in (*context.users, *([context.market] if context.market else [])):
             await listener.close()
@@ -310,8 +308,11 @@ async def _tell_interrupted(context: CheckContext) -> None:
     context.row("money", "interrupted", "a check that comes to its end", found, ok=False)
 
 
-def _save(report: Report, folder: Path, wiring: Wiring, environment: Mapping[str, str]) -> None:
+def _save(context: CheckContext, folder: Path, environment: Mapping[str, str]) -> None:
     """Write the rows and verdicts, and keep a passed check for mode `live`."""
+    report, wiring = context.report, context.wiring
+    if not context.record.is_complete:
+        context.row("record", "record", "every frame and answer", "incomplete: it could not be written", ok=False)
     _write(folder / REPORT, json.dumps(wiring.exchange.redacted(report.plain()), indent=1))
     _write(folder / VERDICTS, wiring.exchange.redact(report.verdicts()))
     if report.passed and wiring.endpoint.name in ("demo", "live"):

@@ -79,9 +79,13 @@ async def check_streams(context: CheckContext, host: str, is_own: bool) -> None:
     waits = [(market, "aggTrade"), (market, "markPriceUpdate"), (public, "bookTicker")]
     firsts = await asyncio.gather(*(each.first(_of_kind(kind), FIRST_WITHIN_S) for each, kind in waits))
     where = host.partition("://")[2].partition(":")[0]
+    is_quiet = is_own and None in firsts and await _is_quiet(context, begun)
     for (listener, kind), first in zip(waits, firsts, strict=True):
         took = first.at - begun if first else 0
         found = f"after {took:,} ms" if first else f"silent for {FIRST_WITHIN_S:.0f} s {listener.error}".strip()
+        if first is None and listener.is_open and is_quiet and kind != "markPriceUpdate":
+            context.row("market", kind, "its first message", f"no trade in {FIRST_WITHIN_S:.0f} s", "differs")
+            continue
         item = f"{kind}, {where}" if not is_own else kind
         ok = first is not None and (not is_own or _is_readable(context, first))
         context.row("market", item, "its first message, and one that trading reads", found, _judged(ok, is_own), took)
@@ -90,6 +94,11 @@ async def check_streams(context: CheckContext, host: str, is_own: bool) -> None:
         context.market = market
     else:
         await market.close()
+
+
+async def _is_quiet(context: CheckContext, since: int) -> bool:
+    """Whether nothing was traded since a time, ms, so that streams that tell of trades have nothing to tell."""
+    return not await context.wiring.rest.agg_trades(context.symbol, start=since, limit=1)
 
 
 def _of_kind(kind: str) -> Any:
@@ -127,7 +136,9 @@ async def check_ids(context: CheckContext) -> None:
     gaps = [f"{a + 1} to {b - 1}" for a, b in pairwise(ids) if b != a + 1]
     found = f"{len(ids)} trades without a gap" if not gaps else f"missing or out of order: {', '.join(gaps[:3])}"
     found += f"; {unread} could not be read" if unread else ""
-    context.row("market", "trade ids", "contiguous, and all read", found, bool(ids) and not gaps and not unread)
+    is_right = bool(ids) and not gaps and not unread
+    is_quiet = not frames and await _is_quiet(context, context.report.begun)
+    context.row("market", "trade ids", "contiguous, and all read", found, "differs" if is_quiet else is_right)
 
 
 async def check_minute(context: CheckContext) -> None:

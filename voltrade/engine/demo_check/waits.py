@@ -15,6 +15,7 @@ UNTIL_FLAT = "what became of an order without an answer, 70 s (recv_window_ms + 
 
 WAITS: Mapping[str, str] = {
     "start": "the exchange to answer; a simulated venue compiles its rules at first, about a minute",
+    "second process": "the process that cleans up if this one is killed to start, at most a minute",
     "streams": "the first message of each stream, at most 10 s",
     "private stream": "the private streams to open, at most 10 s",
     "countdown": "a countdown of 3 s to cancel an order, at most 8 s",
