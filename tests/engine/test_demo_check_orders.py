@@ -659,6 +659,77 @@ def test_messages_that_trading_can_not_read_fail_their_stream(monkeypatch: pytes
     assert own.items() <= contact.rows.items()
 
 
+class Silent(Says):
+    """A listener that hears marks only."""
+
+    is_open = True
+
+    async def first(self, matches: Callable[[Frame], bool], within_s: float, since: int = 0) -> Any:
+        frame = Frame(0, {"e": "markPriceUpdate", "s": "BTCUSDT", "E": 1, "p": "50000.0", "r": "0", "T": 1})
+        return frame if matches(frame) else None
+
+
+@pytest.mark.parametrize("trades", [[], [(7, 500_000, 4, 1, True)]])
+def test_streams_that_tell_of_trades_fail_only_where_trades_were_made_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, trades: list[Any]
+) -> None:
+    async def agg_trades(symbol: str, **given: Any) -> list[Any]:
+        return trades
+
+    monkeypatch.setattr(market, "Listener", Silent)
+    contact: Any = Told()
+    contact.wiring.rest.agg_trades = agg_trades
+    asyncio.run(market.check_streams(contact, "ws://127.0.0.1:1", True))
+    expected = "failed" if trades else "differs"
+    assert (contact.rows["aggTrade"], contact.rows["bookTicker"]) == (expected, expected)
+    contact.market, contact.report.begun = SimpleNamespace(frames=[]), 0
+    asyncio.run(market.check_ids(contact))
+    assert contact.rows["trade ids"] == expected
+
+
+def test_nothing_is_bought_where_the_private_stream_is_silent() -> None:
+    contact: Any = Told()
+    contact.is_deaf = True
+    asyncio.run(orders.buy_least(contact))
+    assert (contact.asked, contact.rows) == ([], {"market order": "failed"})
+
+
+def test_no_countdown_is_set_over_an_order_of_others() -> None:
+    contact: Any = Told(fapiPrivateGetOpenOrders=[{"clientOrderId": "vt-check-1f"}, {"clientOrderId": "web_1"}])
+    contact.prefix = "vt-check-"
+    asyncio.run(orders.check_countdown(contact))
+    assert [call for call, _ in contact.asked] == ["fapiPrivateGetOpenOrders"]
+    assert contact.rows == {"countdown": "differs"}
+
+
+@pytest.mark.parametrize("bought", ["0.002", "0"])
+def test_what_the_check_sells_is_what_its_clean_up_says(bought: str) -> None:
+    """Beside a position of others, which it neither sells nor reduces by its order while flat."""
+
+    class Work:
+        done = ""
+
+        async def to_sell(self) -> Decimal:
+            return Decimal(bought)
+
+        async def run(self) -> None:
+            self.done = "cleaned up"
+
+    async def order(side: str, lots: int, name: str, **params: Any) -> Answer:
+        sold.append((side, lots, params["reduceOnly"]))
+        return Answer(200)
+
+    async def position() -> Decimal:
+        return Decimal("0.050")
+
+    contact: Any = Told()
+    contact.clean_up, contact.order, contact.position, sold = Work(), order, position, list[Any]()
+    asyncio.run(money.check_flat(contact))
+    assert sold == ([("SELL", 2, "true")] if bought == "0.002" else [])
+    assert contact.clean_up.done == "cleaned up"
+    assert contact.rows["flat, without orders"] == "failed"
+
+
 def test_the_address_from_which_we_come_is_told_beside_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are stored."""
 
