@@ -260,8 +260,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     checks = asyncio.run(examine(_config(arguments)))
     width = max(len(check.item) for check in checks)
     for check in checks:
-        wanted = f"   must be {check.wanted}" if check.wanted and not check.ok else ""
-        print(f"{'ok' if check.ok else '!!'}  {check.item:<{width}}  {check.found}{wanted}")
+        print(f"{check.mark}  {check.item:<{width}}  {printable(check.told)}")
     return 0 if all(check.ok for check in checks) else 1
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -508,7 +509,14 @@ def refuse_unknown(parameters: Mapping[str, object], known: Collection[str]) -> 
         ConfigError: names every unknown parameter.
     """
     if unknown := sorted(set(parameters) - set(known)):
-        raise ConfigError("; ".join(f"{name}: unknown parameter, was {parameters[name]!r}" for name in unknown))
+        told = (f"{name}: unknown parameter, was {parameters[name]!r}{_meant(name, known)}" for name in unknown)
+        raise ConfigError("; ".join(told))
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    """Return the parameter that a person may have meant, as a question; empty where none is like it."""
+    alike = get_close_matches(name, known, 1, cutoff=0.75)
+    return f" (did you mean {alike[0]}?)" if alike else ""
 
 
 _SECRET_NAME = re.compile(r"(api_?key|secret|token|passw|private_?key|signature|credential)", re.IGNORECASE)

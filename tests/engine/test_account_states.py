@@ -23,6 +23,7 @@ from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, Asked, FakeBinance,
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.engine import modes
+from voltrade.engine.checks import Check, refused
 from voltrade.engine.demo_check import check
 from voltrade.engine.demo_check.passed import exchange_version, keep_passed
 from voltrade.engine.doctor import _threshold, examine
@@ -209,82 +210,88 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "rights that are only advised on are not told": (
         lambda a: a.rights(ipRestrict=None, permitsUniversalTransfer=None, enableInternalTransfer=None), {}, ""),
     "rights that matter are not told": (
-        lambda a: a.rights(enableWithdrawals=None), {}, "key rights: .*allow_unchecked True, was unknown: .*Withdraw"),
+        lambda a: a.rights(enableWithdrawals=None), {},
+        "key rights: unknown: .*Withdraw.*, must be .*allow_unchecked True"),
     "a stock while its market is open": (lambda a: a.follows("AFTER_MARKET"), {}, ""),
     "a stock while its market is shut": (
-        lambda a: a.follows("NO_TRADING"), {}, "contract: must be TRADING: start when .* open, .*NO_TRADING until 2"),
+        lambda a: a.follows("NO_TRADING"), {}, "contract: .*NO_TRADING until 2.*, must be TRADING: start when .* open"),
     "a stock of a market of unknown hours": (
-        lambda a: a.follows("REGULAR", "FX"), {}, "contract: must be TRADING: the exchange must .*HOURS_UNKNOWN"),
+        lambda a: a.follows("REGULAR", "FX"), {}, "contract: .*HOURS_UNKNOWN, must be TRADING: the exchange must"),
     "a stock whose hours are not answered": (
         lambda a: (a.follows("REGULAR"), a.denies("/fapi/v1/tradingSchedule", -1000, "no", 404)), {},
-        "contract: .*, was TRADIFI_PERPETUAL, HOURS_UNKNOWN"),
+        "contract: TRADIFI_PERPETUAL, HOURS_UNKNOWN"),
     "a wallet below the capital": (
-        lambda a: a.holds(held("USDT", "9999.99")), {}, r"wallet: must be at least .*-p capital LESS, was 9,999\.99"),
+        lambda a: a.holds(held("USDT", "9999.99")), {}, r"wallet: 9,999\.99, must be at least .*-p capital LESS"),
     "a wallet of another asset": (
-        lambda a: a.holds(held("USDC", "20000")), {}, r"wallet: must be at least .*10,000\.00.*was 0\.00"),
+        lambda a: a.holds(held("USDC", "20000")), {}, r"wallet: 0\.00, must be at least .*10,000\.00"),
     "capital that is not free": (
-        lambda a: a.holds(held("USDT", "10000", "7000")), {}, r"wallet: .*was 10,000\.00, 7,000\.00 of it available"),
-    "a position by hand": (lambda a: a.position("0.010"), {}, "position: must be flat, .*in the app, was 0.010 BTC"),
-    "the other way than its entry": (lambda a: a.position("-0.004"), {"left": 0, "entry": 4}, "position: .*was -0.004"),
-    "the other way than it left": (lambda a: a.position("-0.004"), {"left": 4}, "position: .*was -0.004 BTC"),
+        lambda a: a.holds(held("USDT", "10000", "7000")), {}, r"wallet: 10,000\.00, 7,000\.00 of it available"),
+    "a position by hand": (lambda a: a.position("0.010"), {}, "position: 0.010 BTC, must be flat, .*in the app"),
+    "the other way than its entry": (lambda a: a.position("-0.004"), {"left": 0, "entry": 4}, "position: -0.004"),
+    "the other way than it left": (lambda a: a.position("-0.004"), {"left": 4}, "position: -0.004 BTC"),
     "a limit order by hand": (
-        lambda a: a.orders(an_order("BTCUSDT", "web_x1")), {}, "open orders: must be ours only.*not ours: web_x1"),
+        lambda a: a.orders(an_order("BTCUSDT", "web_x1")), {}, "open orders: 1, not ours: web_x1, must be ours only"),
     "a stop by hand": (
-        lambda a: a.orders(algos=[an_algo("BTCUSDT", "android_x")]), {}, "open orders: .*was 1, not ours: android_x"),
+        lambda a: a.orders(algos=[an_algo("BTCUSDT", "android_x")]), {}, "open orders: 1, not ours: android_x"),
     "a position in another symbol": (
-        lambda a: a.holds(held("USDT", "10000"), positions=OTHER), {}, "other symbols: .*sub-account.*was -0.5 ETH"),
+        lambda a: a.holds(held("USDT", "10000"), positions=OTHER), {}, "other symbols: -0.5 ETH.*sub-account"),
     "an order in another symbol": (
-        lambda a: a.orders(an_order("ETHUSDT", "web_x1")), {}, "other symbols: .*was an order in ETHUSDT"),
+        lambda a: a.orders(an_order("ETHUSDT", "web_x1")), {}, "other symbols: an order in ETHUSDT"),
     "Binance's defaults": (
-        lambda a: a.settings("CROSSED", 20), {}, f"margin type: must be isolated {SETS}.*leverage: must be 5 {SETS}"),
+        lambda a: a.settings("CROSSED", 20), {},
+        f"margin type: cross, must be isolated {SETS}; leverage: 20, must be 5 {SETS}"),
     "hedge mode": (
-        lambda a: a.config(dualSidePosition=True), {}, f"position mode: must be one-way {SETS}"),
+        lambda a: a.config(dualSidePosition=True), {}, f"position mode: hedge, must be one-way {SETS}"),
     "multi-assets mode": (
-        lambda a: a.config(multiAssetsMargin=True), {}, "margin mode: must be single-asset"),
+        lambda a: a.config(multiAssetsMargin=True), {}, "margin mode: multi-assets, must be single-asset"),
     "credits": (
-        lambda a: a.holds(held("USDT", "10000"), held("BNFCR", "500")), {}, "assets: .*credits trading: .*BNFCR 500"),
+        lambda a: a.holds(held("USDT", "10000"), held("BNFCR", "500")), {}, "assets: .*BNFCR 500.*credits trading: "),
     "an account that may not trade": (
-        lambda a: a.config(canTrade=False), {}, "may trade: must be yes.*was no"),
+        lambda a: a.config(canTrade=False), {}, "may trade: no, must be yes"),
     "a key that may withdraw": (
-        lambda a: a.rights(enableWithdrawals=True), {}, "key rights: must be .*no withdrawal.*was it may withdraw"),
+        lambda a: a.rights(enableWithdrawals=True), {}, "key rights: it may withdraw, must be .*no withdrawal"),
     "a key without futures": (
-        lambda a: a.rights(enableFutures=False), {}, "key rights: .*API Management.*was it may not trade futures"),
+        lambda a: a.rights(enableFutures=False), {}, "key rights: it may not trade futures.*API Management"),
     "portfolio margin": (
         lambda a: a.rights(enablePortfolioMarginTrading=True), {}, "key rights: .*the account has portfolio margin"),
     "unknown rights": (
         lambda a: a.denies("/sapi/v1/account/apiRestrictions", -1002, "no", 403), {}, "key rights: .*allow_unchecked"),
     "a read-only key": (
         lambda a: a.refuses(-2015, "Invalid API-key, IP, or permissions", 401), {},
-        "key: .*--api-key.*address in its list.*, was the key is not accepted: refused with -2015"),
+        "key: the key is not accepted: refused with -2015.*, must be .*--api-key.*address in its list"),
     "an unsigned stock perpetual": (
         lambda a: a.refuses(-4411, "Please sign TradFi-Perps agreement contract"), {},
         "smallest order: .*whose agreement is signed: open the symbol in Binance's app"),
     "a cooling-off account": (
         lambda a: a.refuses(-4192, "Trade forbidden due to Cooling-off Period."), {}, "refused with -4192: Trade"),
     "capital that can't buy the least order": (
-        lambda a: None, {"capital": 20}, r"largest order: must be at least 0\.002 BTC, 120\.00 USDT: -p capital MORE"),
+        lambda a: None, {"capital": 20},
+        r"largest order: less, .*, must be at least 0\.002 BTC, 120\.00 USDT: -p capital MORE"),
     "risk that can't buy the least order": (
-        lambda a: None, {"risk_fraction": 0.00003}, "largest order: must be at least .*risk_fraction"),
+        lambda a: None, {"risk_fraction": 0.00003}, "largest order: less, .*must be at least .*risk_fraction"),
     "margin that is too small for the largest order": (
         lambda a: a.refuses_above("0.100", -2019, "Margin is insufficient."), {},
-        "largest order: must be .*-p capital LESS.*, was .* too small: refused with -2019"),
-    "an unknown refusal": (lambda a: a.refuses(-9999, "Something new."), {}, "was refused with -9999: Something new"),
+        "largest order: .* too small: refused with -2019.*, must be .*-p capital LESS"),
+    "an unknown refusal": (
+        lambda a: a.refuses(-9999, "Something new."), {},
+        "smallest order: refused with -9999: Something new., must be accepted"),
     "delisting within the session": (
         lambda a: a.traded(delivered_in_ms=HOUR_MS // 2), {"duration_s": 3600.0}, "contract: .*set duration_s so that"),
     "delisting, and no end": (lambda a: a.traded(delivered_in_ms=99 * HOUR_MS), {}, "contract: .*set duration_s so"),
     "a quarterly, and no end": (
-        lambda a: a.traded("TRADING", "CURRENT_QUARTER", 999 * HOUR_MS), {}, "contract: .*was CURRENT_QUARTER"),
-    "a halted symbol": (lambda a: a.traded("TRADING_HALT"), {}, "contract: must be TRADING.*, TRADING_HALT"),
-    "a delisted symbol": (lambda a: a.traded("SETTLING"), {}, "contract: must be TRADING.*, was PERPETUAL, SETTLING"),
+        lambda a: a.traded("TRADING", "CURRENT_QUARTER", 999 * HOUR_MS), {}, "contract: CURRENT_QUARTER"),
+    "a halted symbol": (lambda a: a.traded("TRADING_HALT"), {}, "contract: PERPETUAL, TRADING_HALT, must be TRADING"),
+    "a delisted symbol": (lambda a: a.traded("SETTLING"), {}, "contract: PERPETUAL, SETTLING, must be TRADING"),
     "defaults, to be set, and a key that may withdraw": (
         lambda a: (a.settings("CROSSED", 20), a.rights(enableWithdrawals=True)), {"apply_account_settings": True},
-        "key rights: .*was it may withdraw$"),
+        "key rights: it may withdraw, must be[^;]*$"),
     "defaults, to be set, and a position in another symbol": (
         lambda a: (a.settings("CROSSED", 20), a.holds(held("USDT", "10000"), positions=OTHER)),
-        {"apply_account_settings": True}, "other symbols: .*was -0.5 ETH"),
+        {"apply_account_settings": True}, "other symbols: -0.5 ETH"),
     "defaults, to be set, and a stop of our last session": (
         lambda a: (a.settings("CROSSED", 20), a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")])),
-        {"apply_account_settings": True}, r"margin type: must be isolated \(close position and orders, then set it\)"),
+        {"apply_account_settings": True},
+        r"margin type: cross, must be isolated \(close position and orders, then set it\)"),
     "orders that can not be read": (
         lambda a: a.denies("/fapi/v1/openOrders", -1002, "no", 403), {}, "fapiPrivateGetOpenOrders: .*code -1002"),
     "a key of another address": (
@@ -383,7 +390,7 @@ def test_a_state_works_or_is_refused_by_name_before_anything_is_sent(state: str,
     config = live(**given)
 
     checks = asyncio.run(examine(config, os.environ))
-    said = "; ".join(f"{row.item}: must be {row.wanted}, was {row.found}" for row in checks if not row.ok)
+    said = refused(checks)
     record = start(run, config)
 
     if rule:
@@ -418,11 +425,11 @@ def test_demo_lets_the_same_states_pass_but_asks_for_no_rights_of_the_key(
     ("held", "left", "entry", "wrong", "why"),
     [
         ("0.004", 4, 0, lambda a: None, "$"),
-        ("0.005", 4, 0, lambda a: None, "position: must be flat, or at most the 0.004 .*, was 0.005 BTC"),
-        ("-0.007", -2, -4, lambda a: None, "position: must be flat, or at most the -0.006 .*, was -0.007 BTC"),
-        ("0.004", 4, 0, lambda a: a.settings("ISOLATED", 20), "leverage: must be 5 .*was 20"),
+        ("0.005", 4, 0, lambda a: None, "position: 0.005 BTC, must be flat, or at most the 0.004 "),
+        ("-0.007", -2, -4, lambda a: None, "position: -0.007 BTC, must be flat, or at most the -0.006 "),
+        ("0.004", 4, 0, lambda a: a.settings("ISOLATED", 20), "leverage: 20, must be 5 "),
         ("0.004", 4, 0, lambda a: a.refuses(-4411, "Please sign"), "smallest order: .*agreement"),
-        ("0.004", 4, 0, lambda a: a.traded("TRADING_HALT"), "contract: must be TRADING.*was PERPETUAL, TRADING_HALT"),
+        ("0.004", 4, 0, lambda a: a.traded("TRADING_HALT"), "contract: PERPETUAL, TRADING_HALT, must be TRADING"),
     ],
 )
 def test_a_position_of_ours_is_looked_after_whatever_is_wrong(
@@ -491,8 +498,8 @@ def test_live_at_binance_itself_wants_a_passed_check(
     endpoint = Endpoint("live", fake.rest, fake.stream, fake.rest)
     monkeypatch.setattr(modes, "_endpoint", lambda config: endpoint)
     Account(fake)
-    refused = "demo check: must be passed for this version and one-way, single-asset, isolated, PERPETUAL, USDT"
-    assert start(run, live())["error"].startswith(refused)
+    why = "demo check: no passed check, must be passed for this version and one-way, single-asset, isolated, PERPETUAL"
+    assert start(run, live())["error"].startswith(f"{why}, USDT")
     assert [row.ok for row in asyncio.run(examine(live(), os.environ)) if row.item == "demo check"] == [False]
 
     unchecked = start(beside(run), live(allow_unchecked=True))
@@ -584,7 +591,7 @@ def test_nothing_is_set_before_a_passed_check_and_a_check_of_the_account_as_it_w
     account = Account(fake)
     account.takes_settings()
     account.settings("CROSSED", 20)
-    assert start(run, live(apply_account_settings=True))["error"].startswith("demo check: must be passed")
+    assert start(run, live(apply_account_settings=True))["error"].startswith("demo check: no passed check, must be")
     assert changed(fake) == []
     keep_passed({"version": exchange_version(), "kind": KIND, "time": now(), "mode": "demo"}, os.environ)
     assert start(beside(run), live(apply_account_settings=True))["error"] == PASSED
@@ -597,7 +604,7 @@ def test_settings_that_the_exchange_accepts_and_does_not_take_stop_the_start(fak
     account.settings("CROSSED", 20)
     fake.always["POST", "/fapi/v1/leverage"] = Say(body={"leverage": 20})
     error = start(run, live(apply_account_settings=True))["error"]
-    assert error == "leverage: must be 5 (the exchange has just accepted that), was 20"
+    assert error == "leverage: 20, must be 5 (the exchange has just accepted that)"
     assert changed(fake) == ALL_SET
 
 
@@ -627,19 +634,17 @@ def test_another_account_or_host_than_at_the_first_start_of_a_mode_is_refused(
     assert pinned(True) == (PASSED, [])
     assert pinned(True) == (PASSED, [])
     error, told = pinned(False)
-    assert re.match(
-        "account of the mode: must be .* otherAccount by http.*-p new_account True, was .* sgTest by", error
-    )
+    assert re.match("account of the mode: .* sgTest by .*, must be .* otherAccount by http.*-p new_account True", error)
     assert len(told) == 1
     assert pinned(False, new_account=True) == (PASSED, [])
     assert pinned(False) == (PASSED, [])  # kept from then on
 
     hosts.reverse()
-    assert "account of the mode: must be" in pinned(False)[0]
+    assert "account of the mode: http" in pinned(False)[0]
     [path] = (run.parent / "state/pins").iterdir()
     for damaged in ("{}", "", "\x00" * 9):
         path.write_text(damaged)
-        assert re.search("-p new_account True replaces it, was .*what was kept can't be read: ", pinned(False)[0])
+        assert re.search("what was kept can't be read: .*-p new_account True replaces it", pinned(False)[0])
     assert pinned(False, new_account=True) == (PASSED, [])
     assert pinned(False) == (PASSED, [])  # replaced
 
@@ -698,8 +703,8 @@ def a_day(volume: int, *, closed: int) -> list[Any]:
     ("days", "told"),
     [
         ([(4_000_000, -1), (9_000_000, -1), (5_000_000, -1), (1, 60_000)], "about 11,111 at 450 by the median of 3 "),
-        ([(1, 60_000)], "unknown: no whole day is told"),
-        ([], "unknown: no whole day is told"),
+        ([(1, 60_000)], "unknown: the exchange tells of no whole day yet"),
+        ([], "unknown: the exchange tells of no whole day yet"),
         (None, "unknown: fapiPublicGetKlines: "),
     ],
 )
@@ -734,6 +739,72 @@ def test_doctor_refuses_a_threshold_that_gives_no_session(
     assert re.match(found, check.found), check.found
     assert wanted in check.wanted
     assert not check.ok
+
+
+@pytest.mark.parametrize(("capital", "mark"), [(20, "~~"), (10_000, "ok")])
+def test_a_paper_session_says_whether_its_capital_can_trade(
+    capital: int, mark: str, fake: FakeBinance, run: Path
+) -> None:
+    Account(fake)
+    config = Config.from_parameters(mode="paper", threshold=450, capital=capital)
+    record = start(run, config)
+    rows = [*asyncio.run(examine(config, os.environ)), *map(Check.of, record["checks"])]
+    assert [(row.mark, row.ok) for row in rows if row.item == "largest order"] == [(mark, True)] * 2
+    assert record["error"] == PASSED
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "said"),
+    [
+        ([], 0, ["ok  largest order"]),
+        (["-p", "capital", "20"], 0, ["~~  largest order", "no entry will be made", "-p capital MORE"]),
+        (["-p", "tape", "none.csv", "-p", "threshold", "9"], 1, ["!!  tape", "can't be played", "none.csv"]),
+    ],
+)
+def test_doctor_says_what_a_rehearsal_of_its_own_will_trade(
+    given: list[str],
+    status: int,
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "-p", "hours", "0.5", *given]) == status
+    out = capsys.readouterr().out
+    assert all(words in out for words in said), out
+
+
+WRONG_ANSWERS = {
+    "a wrong key": ("/fapi/v3/balance", -2015, "Invalid API-key, IP, or permissions", 401),
+    "a location that is not served": ("/fapi/v1/exchangeInfo", 0, "Unavailable", 451),
+    "a firewall": ("/fapi/v1/exchangeInfo", 0, "Forbidden", 403),
+    "maintenance": ("/fapi/v1/exchangeInfo", 0, "Service Unavailable.", 503),
+}
+
+
+@pytest.mark.parametrize("why", WRONG_ANSWERS)
+def test_doctor_and_the_check_by_orders_tell_a_failure_alike(
+    why: str, fake: FakeBinance, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The check said `key: must be one of ..., was the key is not accepted (...)`, the text of an error as a value."""
+    Account(fake).denies(*WRONG_ANSWERS[why])
+    demo = ["-p", "mode", "demo", "-p", "threshold", "450"]
+    assert main(["doctor", *demo]) == 1
+    rows = [line[4:].split("  ", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("!!")]
+    [(item, words)] = [(item, words.strip()) for item, words in rows if "fapi" in words]
+    assert main(["doctor", "--trade", "--record", str(run / "record"), *demo]) == 2
+    assert capsys.readouterr().err == f"doctor: {item}: {words}\n"
+    assert re.search(r"\(fapi\w+: .*\), must be ", words), words
+    assert "was " not in words
+
+
+def test_an_order_was_checked_by_whom_it_was_asked(fake: FakeBinance, run: Path) -> None:
+    Account(fake)
+    rows = asyncio.run(examine(live(), os.environ))
+    found = [row.found for row in rows if row.item in ("smallest order", "largest order")]
+    assert [words.partition(", ")[2] for words in found] == ["checked by the simulated venue and not placed"] * 2
 
 
 def test_doctor_refuses_a_symbol_that_no_venue_has() -> None:

@@ -173,13 +173,6 @@ def test_an_order_that_comes_too_late_is_not_said_to_be_taken(tmp_path: Path, st
         assert answer == {"error": f"{action} comes too late and is not carried out: the session is {state}"}
 
 
-@pytest.mark.parametrize("is_handled", [True, False])
-def test_a_stop_that_ends_its_session_at_once_is_said_to_be_carried_out(tmp_path: Path, is_handled: bool) -> None:
-    """As one without a position: its state at the end of the answer is that of a session that is over."""
-    said = rows_of(tmp_path, "stop", {"state": "ended", "carried_out": is_handled})
-    assert said["order"].startswith("stop is carried out")
-
-
 @pytest.mark.parametrize("state", ["starting", "running"])
 @pytest.mark.parametrize("is_handled", [True, False])
 def test_a_command_is_answered_with_what_is_true_after_it(tmp_path: Path, state: str, is_handled: bool) -> None:
@@ -207,6 +200,38 @@ def test_a_command_is_answered_with_what_is_true_after_it(tmp_path: Path, state:
     rows = rows_of(tmp_path, "halt", answer)
     assert rows["order"].startswith("halt is carried out" if is_done else "halt was taken, and is kept until")
     assert "carried_out" not in rows
+
+
+@pytest.mark.parametrize("state", ["ending", "ended"])
+@pytest.mark.parametrize(
+    ("action", "is_handled", "said"),
+    [
+        ("stop", True, "stop is carried out; what is true now is below"),
+        ("flatten", True, "flatten is carried out; what is true now is below"),  # the session ended after it
+        ("stop", False, "stop is carried out; what is true now is below"),
+        ("halt", False, "halt was taken, and the session has ended before it said more; its journal has what followed"),
+    ],
+)
+def test_who_ended_the_session_is_told_so_though_it_is_over_by_then(
+    tmp_path: Path, state: str, action: str, is_handled: bool, said: str
+) -> None:
+    """A stop of a flat session was answered with `nothing was done: the session is over already`."""
+    (tmp_path / "run.json").write_text('{"state": "running"}')
+    commands, status = OperatorCommands(Record(tmp_path)), {"state": "running"}
+
+    def command(action: Any, reason: str, final: bool) -> None:
+        commands.add(action, reason, final)
+        status["state"] = state
+        if is_handled:
+            commands.on_operator(Operator(1, action, reason, final))
+
+    async def ask_once() -> dict[str, Any]:
+        with mock.patch("voltrade.engine.operator_commands.CARRIED_OUT_WITHIN_S", 0.01):
+            control = Control(Config(), lambda: status, command, carried_out=commands.wait)
+            return await control._answer({"op": action, "reason": "x"})
+
+    rows = rows_of(tmp_path, action, asyncio.run(ask_once()))
+    assert (rows["order"], rows["state"]) == (said, state)
 
 
 def test_ctl_waits_for_its_place_where_others_wait_for_a_busy_engine(served: Served) -> None:

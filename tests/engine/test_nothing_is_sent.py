@@ -128,27 +128,27 @@ WORDS: dict[str, Callable[[str], str] | None] = {
 
 PERMISSIONS: dict[str, Row] = {
     **{f"words: {name}": Row("confirmation: must be", confirmation=change) for name, change in WORDS.items()},
-    "file: expired": Row("expires must be after", file={}, age=timedelta(days=8)),
-    "file: expired a moment ago": Row("expires must be after", file={}, age=timedelta(days=7, seconds=1)),
-    "file: too long": Row("expires must be within 31 days", file={"expires": "2099-01-01T00:00:00+00:00"}),
+    "file: expired": Row("authorisation.json: expired at ", file={}, age=timedelta(days=8)),
+    "file: expired a moment ago": Row("authorisation.json: expired at ", file={}, age=timedelta(days=7, seconds=1)),
+    "file: too long": Row("must be within 31 days", file={"expires": "2099-01-01T00:00:00+00:00"}),
     "file: no zone": Row("must state its zone", file={"expires": "2099-01-01T00:00:00"}),
-    "file: another account": Row("account must be", file={"account": "0" * 12}),
-    "file: another symbol": Row("symbol must be BTCUSDT", file={"symbol": "ETHUSDT"}),
+    "file: another account": Row("is for account 000000000000, the session's", file={"account": "0" * 12}),
+    "file: another symbol": Row("is for ETHUSDT, the session trades BTCUSDT", file={"symbol": "ETHUSDT"}),
     "file: an unknown field": Row("max_losses: unknown", file={"max_losses": 1}),
     "file: a malformed field": Row("max_leverage: must be a number", file={"max_leverage": "five"}),
     "file: a field less": Row("expires: must be there", file={"expires": None}),
     "file: stale, and the right words": Row(
-        "expires must be after", file={}, age=timedelta(days=8), confirmation=lambda right: right
+        "authorisation.json: expired at ", file={}, age=timedelta(days=8), confirmation=lambda right: right
     ),
-    "ceiling: notional": Row("max_notional 20000, was '20002'", {"capital": 10_001}, file={}),
-    "ceiling: daily loss": Row("max_daily_loss 300, was '400'", {"max_daily_loss_fraction": 0.04}, file={}),
-    "ceiling: drawdown": Row("max_drawdown 1000, was '2000'", {"max_drawdown_fraction": 0.2}, file={}),
-    "ceiling: risk": Row("max_risk_fraction 0.005, was '0.05'", {"risk_fraction": 0.05}, file={}),
-    "ceiling: leverage": Row("max_leverage 5, was '6'", {"leverage": 6}, file={}),
+    "ceiling: notional": Row("is 20002, must be at most max_notional 20000", {"capital": 10_001}, file={}),
+    "ceiling: daily loss": Row("400, must be at most max_daily_loss 300", {"max_daily_loss_fraction": 0.04}, file={}),
+    "ceiling: drawdown": Row("is 2000, must be at most max_drawdown 1000", {"max_drawdown_fraction": 0.2}, file={}),
+    "ceiling: risk": Row("is 0.05, must be at most max_risk_fraction 0.005", {"risk_fraction": 0.05}, file={}),
+    "ceiling: leverage": Row("is 6, must be at most max_leverage 5", {"leverage": 6}, file={}),
     "ceiling: leverage, and the right words": Row(
-        "max_leverage 5, was '6'", {"leverage": 6}, confirmation=lambda right: right, file={}
+        "is 6, must be at most max_leverage 5", {"leverage": 6}, confirmation=lambda right: right, file={}
     ),
-    "ceiling: a loss limit that resumes": Row("daily_loss_resume must be", {"daily_loss_resume": "person"}, file={}),
+    "ceiling: a loss limit that resumes": Row("daily_loss_resume is person", {"daily_loss_resume": "person"}, file={}),
     "ceiling: another rule": Row("rule_sha256 of the session", file={"rule_sha256": "a" * 64}),
     "ceiling: other settings": Row("parameters_sha256 of the session", file={"parameters_sha256": "a" * 64}),
 }  # fmt: skip

@@ -345,7 +345,7 @@ def test_without_addresses_nothing_is_done() -> None:
         (0o600, f"json://localhost\ntgram://{CANARY}", "address 2 is none that apprise knows"),
         (0o600, f"{CANARY}:\n", "address 1 is none that apprise knows"),
         (0o644, f"json://localhost/{CANARY}", "addresses: mode must be 0600, was 0644"),
-        (None, "", "addresses: must be a readable file and no link, was No such file or directory"),
+        (None, "", "addresses: can't be read: No such file or directory, must be a readable file and no link"),
     ],
 )
 def test_wrong_addresses_are_told_of_without_what_they_say(
@@ -356,7 +356,7 @@ def test_wrong_addresses_are_told_of_without_what_they_say(
         file.write_text(text)
         file.chmod(mode)
     notifier = Notifier({"VOLTRADE_NOTIFY_FILE": str(file)}, "t")
-    assert [each.removeprefix(f"{tmp_path}/") for each in notifier.problems] == [problem]
+    assert [each.removeprefix(f"VOLTRADE_NOTIFY_FILE: {tmp_path}/") for each in notifier.problems] == [problem]
     assert CANARY not in caplog.text + "".join(capfd.readouterr())
 
 
@@ -417,7 +417,7 @@ def test_an_address_that_is_none_stops_a_start_and_is_not_quoted(
     address = f"tgram://{CANARY}"
     monkeypatch.setenv("VOLTRADE_NOTIFY", address)
     said = failed_engine(tmp_path / "runs/wrong")
-    assert "notifications: must be addresses that apprise knows, was address 1 is none that apprise knows" in said
+    assert "notifications: address 1 is none that apprise knows, must be addresses that apprise knows" in said
     assert holders_of(CANARY, tmp_path) == []
     monkeypatch.chdir(tmp_path)
     assert main(["doctor"]) == 1

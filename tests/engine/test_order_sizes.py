@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.builders import an_instrument
 
 from voltrade.config import Config
-from voltrade.engine.order_sizes import largest_lots
+from voltrade.engine.checks import refused
+from voltrade.engine.order_sizes import largest_lots, simulated_size, size
 from voltrade.model import MONEY, PositionReport, Snapshot
 
 
@@ -41,3 +44,46 @@ def test_the_largest_order_is_bounded_by_risk_notional_bracket_and_margin(
 ) -> None:
     config = Config.from_parameters(mode="demo", **parameters)
     assert largest_lots(an_instrument("BTCUSDT"), snapshot, config, Decimal(60_000)) == lots
+
+
+@pytest.mark.parametrize(
+    ("parameters", "mark", "told"),
+    [
+        ({}, "ok", "0.252 BTC, 15,120.00 USDT, with the shortest stop"),
+        ({"capital": 100}, "ok", "0.002 BTC, 120.00 USDT, with the shortest stop"),
+        (
+            {"capital": 20},
+            "~~",
+            "none, so that no entry will be made: less, by capital, risk and margin, whatever the stop, must be at "
+            "least 0.002 BTC, 120.00 USDT: -p capital MORE, or more risk_fraction, max_notional_multiple or leverage",
+        ),
+    ],
+)
+def test_a_size_that_can_not_trade_is_marked_and_prevents_no_rehearsal(
+    parameters: dict[str, Any], mark: str, told: str
+) -> None:
+    """1,465 bars were played with a capital of 20, without an entry and without a word of why."""
+    config = Config.from_parameters(mode="paper", **parameters)
+    row = size(an_instrument("BTCUSDT"), a_snapshot(10_000), config, Decimal(60_000))
+    assert (row.item, row.mark, row.told, row.ok) == ("largest order", mark, told, True)
+    assert refused([row]) == ""
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "found"),
+    [
+        ("60000", None, "0.252 BTC"),  # the venue tells it before its first trade, and nobody is asked
+        ("", "60000.0", "0.252 BTC"),
+        ("0", "60000.0", "0.252 BTC"),
+        ("", "0", "unknown: premiumIndex.markPrice must be positive"),
+    ],
+)
+def test_the_price_of_a_simulated_size_is_the_venues_or_the_mark(told: str, asked: str | None, found: str) -> None:
+    async def read(call: str, params: object) -> dict[str, str]:
+        assert asked is not None
+        return {"markPrice": asked}
+
+    rest: Any = SimpleNamespace(read=read)
+    config = Config.from_parameters(mode="paper")
+    row = asyncio.run(simulated_size(rest, an_instrument("BTCUSDT"), a_snapshot(10_000), config, told))
+    assert (row.found.startswith(found), row.mark) == (True, "ok")

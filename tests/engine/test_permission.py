@@ -163,7 +163,9 @@ def test_a_file_allows_scheduled_sessions_until_it_expires(tmp_path: Path) -> No
     assert (tmp_path / "authorisation.json").stat().st_mode & 0o777 == 0o600
     assert permit(a_config(), environment, NOW).by == "authorisation file, until 2026-03-08 12:00 UTC"
     assert permit(a_config(capital=5_000), environment, NOW + timedelta(days=6))  # less than was allowed
-    with pytest.raises(ConfigError, match="expires must be after 2026-03-08"):
+    with pytest.raises(
+        ConfigError, match=r"expired at 2026-03-08 12:00:00 UTC, it is 2026-03-08 12:00:00 UTC \(`python"
+    ):
         permit(a_config(), environment, NOW + timedelta(days=7))
     with pytest.raises(ConfigError, match="confirmation: must be"):  # a wrong word is not made good by a file
         permit(a_config("yes"), environment, NOW)
@@ -172,18 +174,24 @@ def test_a_file_allows_scheduled_sessions_until_it_expires(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "rule"),
     [
-        ({"account": "000000000000"}, f"account must be {ACCOUNT}, was '000000000000'"),
+        ({"account": "000000000000"}, f"is for account 000000000000, the session's key is of {ACCOUNT} "),
         ({"account": 7}, "account: must be a text, was 7"),
-        ({"symbol": "ETHUSDT"}, "symbol must be BTCUSDT, was 'ETHUSDT'"),
+        (
+            {"symbol": "ETHUSDT"},
+            "^authorisation.json: is for ETHUSDT, the session trades BTCUSDT .`python -m voltrade authorise`",
+        ),
         ({"symbol": ["BTCUSDT"]}, "symbol: must be a text"),
-        ({"max_notional": "19999.99"}, "max_notional_multiple must be at most max_notional 19999.99, was '20000'"),
-        ({"max_notional": 19_999}, "capital x max_notional_multiple must be at most max_notional 19999, was '20000'"),
-        ({"max_daily_loss": "299.9"}, "max_daily_loss_fraction must be at most max_daily_loss 299.9, was '300'"),
-        ({"max_drawdown": 999}, "capital x max_drawdown_fraction must be at most max_drawdown 999, was '1000'"),
-        ({"max_risk_fraction": 0.0049}, "risk_fraction must be at most max_risk_fraction 0.0049, was '0.005'"),
-        ({"max_leverage": 4}, "leverage must be at most max_leverage 4, was '5'"),
-        ({"rule_sha256": "a" * 64}, f"rule_sha256 of the session must be {'a' * 64}, was 'none'"),
-        ({"parameters_sha256": "a" * 64}, f"parameters_sha256 of the session must be {'a' * 64}, was '[0-9a-f]+'"),
+        (
+            {"max_notional": "19999.99"},
+            "max_notional_multiple is 20000, must be at most max_notional 19999.99 .set what it allows, or",
+        ),
+        ({"max_notional": 19_999}, "capital x max_notional_multiple is 20000, must be at most max_notional 19999 "),
+        ({"max_daily_loss": "299.9"}, "max_daily_loss_fraction is 300, must be at most max_daily_loss 299.9 "),
+        ({"max_drawdown": 999}, "capital x max_drawdown_fraction is 1000, must be at most max_drawdown 999 "),
+        ({"max_risk_fraction": 0.0049}, "risk_fraction is 0.005, must be at most max_risk_fraction 0.0049 "),
+        ({"max_leverage": 4}, "leverage is 5, must be at most max_leverage 4 "),
+        ({"rule_sha256": "a" * 64}, f"rule_sha256 of the session is none, must be {'a' * 64}"),
+        ({"parameters_sha256": "a" * 64}, f"parameters_sha256 of the session is [0-9a-f]+, must be {'a' * 64}"),
         ({"max_notional": None}, "can't be read as an authorisation: max_notional: must be there"),
         ({"max_notional": "NaN"}, "max_notional: must be a number above 0 and at most 10.12, was NaN"),
         ({"max_notional": float("nan")}, "must have finite numbers, was NaN"),
@@ -196,9 +204,9 @@ def test_a_file_allows_scheduled_sessions_until_it_expires(tmp_path: Path) -> No
         ({"max_leverage": -5}, "max_leverage: must be a number above 0 and at most 10.12, was -5"),
         ({"max_drawdown": {"USDT": 5}}, "max_drawdown: must be a number above 0"),
         ({"rule_sha256": "abc"}, "rule_sha256: must be a SHA-256 of 64 hex digits, was 'abc'"),
-        ({"expires": "2026-03-01T12:00:00+00:00"}, "expires must be after"),
-        ({"expires": "2026-02-01T12:00:00+00:00"}, "expires must be after"),
-        ({"expires": "2026-05-01T12:00:00+00:00"}, "expires must be within 31 days"),
+        ({"expires": "2026-03-01T12:00:00+00:00"}, "expired at 2026-03-01 12:00:00 UTC, it is"),
+        ({"expires": "2026-02-01T14:00:00+02:00"}, "expired at 2026-02-01 12:00:00 UTC, it is"),
+        ({"expires": "2026-05-01T12:00:00+00:00"}, "expires at 2026-05-01 12:00:00 UTC, must be within 31 days"),
         ({"expires": "2026-03-02T12:00:00"}, "expires: must state its zone, such as"),
         ({"expires": "tomorrow"}, "can't be read as an authorisation: expires: must be a time in ISO 8601"),
         ({"expires": None}, "expires: must be there"),
@@ -209,6 +217,17 @@ def test_a_file_allows_scheduled_sessions_until_it_expires(tmp_path: Path) -> No
 def test_a_file_that_says_something_else_allows_nothing(tmp_path: Path, changed: dict[str, Any], rule: str) -> None:
     with pytest.raises(ConfigError, match=rule):
         permit(a_config(), a_file(tmp_path, **changed), NOW)
+
+
+def test_a_file_that_is_not_there_is_told_with_its_variable_and_what_makes_one(tmp_path: Path) -> None:
+    """It said `must be a readable file and no link, was No such file or directory`."""
+    file = tmp_path / "none.json"
+    with pytest.raises(ConfigError) as refused:
+        permit(a_config(), {**KEYS, "VOLTRADE_AUTHORISATION": str(file)}, NOW)
+    assert str(refused.value) == (
+        f"VOLTRADE_AUTHORISATION: {file}: can't be read: No such file or directory, must be a readable file and no "
+        "link (`python -m voltrade authorise` writes one)"
+    )
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o606])
@@ -236,21 +255,24 @@ def test_a_field_that_a_file_has_twice_allows_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "rule"),
     [
-        ({"capital": 10_001}, "capital x max_notional_multiple must be at most max_notional 20000, was '20002'"),
-        ({"max_notional_multiple": 2.1}, "max_notional 20000, was '21000'"),
-        ({"max_daily_loss_fraction": 0.031}, "max_daily_loss 300, was '310'"),
-        ({"max_drawdown_fraction": 0.11}, "max_drawdown 1000, was '1100'"),
-        ({"risk_fraction": 0.0051}, "max_risk_fraction 0.005, was '0.0051'"),
-        ({"leverage": 6}, "max_leverage 5, was '6'"),
+        ({"capital": 10_001}, "capital x max_notional_multiple is 20002, must be at most max_notional 20000"),
+        ({"max_notional_multiple": 2.1}, "is 21000, must be at most max_notional 20000"),
+        ({"max_daily_loss_fraction": 0.031}, "is 310, must be at most max_daily_loss 300"),
+        ({"max_drawdown_fraction": 0.11}, "is 1100, must be at most max_drawdown 1000"),
+        ({"risk_fraction": 0.0051}, "is 0.0051, must be at most max_risk_fraction 0.005"),
+        ({"leverage": 6}, "is 6, must be at most max_leverage 5"),
         # a loss limit that is measured anew after a pause would allow a second loss of its size
-        ({"daily_loss_resume": "after_seconds"}, "daily_loss_resume must be next_utc_day under max_daily_loss"),
-        ({"daily_loss_resume": "person"}, "daily_loss_resume must be next_utc_day under max_daily_loss, was 'person'"),
-        ({"drawdown_resume": "after_seconds"}, "drawdown_resume must be person under max_drawdown"),
+        (
+            {"daily_loss_resume": "after_seconds"},
+            "daily_loss_resume is after_seconds, must be next_utc_day under max_daily_loss",
+        ),
+        ({"daily_loss_resume": "person"}, "daily_loss_resume is person, must be next_utc_day under max_daily_loss"),
+        ({"drawdown_resume": "after_seconds"}, "drawdown_resume is after_seconds, must be person under max_drawdown"),
         # and an open position would go on losing
-        ({"daily_loss_action": "block"}, "daily_loss_action must be flatten under max_daily_loss, was 'block'"),
-        ({"daily_loss_action": "cancel"}, "daily_loss_action must be flatten under max_daily_loss, was 'cancel'"),
-        ({"drawdown_action": "block"}, "drawdown_action must be flatten under max_drawdown, was 'block'"),
-        ({"drawdown_action": "cancel"}, "drawdown_action must be flatten under max_drawdown, was 'cancel'"),
+        ({"daily_loss_action": "block"}, "daily_loss_action is block, must be flatten under max_daily_loss"),
+        ({"daily_loss_action": "cancel"}, "daily_loss_action is cancel, must be flatten under max_daily_loss"),
+        ({"drawdown_action": "block"}, "drawdown_action is block, must be flatten under max_drawdown"),
+        ({"drawdown_action": "cancel"}, "drawdown_action is cancel, must be flatten under max_drawdown"),
     ],
 )
 def test_no_parameter_exceeds_a_ceiling_by_either_permission(
@@ -313,18 +335,18 @@ def test_a_pinned_file_allows_one_rule_and_one_set_of_trading_settings(tmp_path:
     environment = {**KEYS, "VOLTRADE_AUTHORISATION": str(path)}
     assert "rule_sha256" in permit(config, environment, NOW).ceilings
     assert permit(config.changed(duration_s=60.0), environment, NOW)  # how long is no trading setting
-    with pytest.raises(ConfigError, match="parameters_sha256 of the session must be"):
+    with pytest.raises(ConfigError, match="parameters_sha256 of the session is"):
         permit(config.changed(stop_atr=2.5), environment, NOW)
-    with pytest.raises(ConfigError, match=r"rule_sha256 of the session must be .*was 'none'"):
+    with pytest.raises(ConfigError, match="rule_sha256 of the session is none, must be"):
         permit(a_config(), environment, NOW)
     keep_rule(config, tmp_path / "run")
     rule.write_text(rule.read_text() + "# edited\n")
-    with pytest.raises(ConfigError, match="rule_sha256 of the session must be"):
+    with pytest.raises(ConfigError, match="rule_sha256 of the session is"):
         permit(config, environment, NOW)
     assert permit(config, environment, NOW, tmp_path / "run")  # the copy is what trades
     keep_rule(config, tmp_path / "later")
     rule.write_text(rule.read_text().removesuffix("# edited\n"))
-    with pytest.raises(ConfigError, match="rule_sha256 of the session must be"):
+    with pytest.raises(ConfigError, match="rule_sha256 of the session is"):
         permit(config, environment, NOW, tmp_path / "later")
     assert "rule_sha256 of the session" in permit_resumed(config, ACCOUNT, environment, NOW, tmp_path / "later").denied
 
@@ -334,7 +356,7 @@ def test_a_run_that_goes_on_trades_on_only_by_a_file_that_allows_it_still(tmp_pa
     assert resumed(a_config(), environment).denied == ""
     assert resumed(a_config(), environment).ceilings
     late = permit_resumed(a_config(), ACCOUNT, environment, NOW + timedelta(days=8))
-    assert "expires must be after" in late.denied
+    assert "expired at 2026-03-08 12:00:00 UTC" in late.denied
     confirmed = permit_resumed(a_config(RIGHT), ACCOUNT, environment, NOW + timedelta(days=8), began=NOW)
     assert confirmed.denied == ""  # it was begun by the word of a day; only the ceilings are the file's
     assert "must name the authorisation file" in resumed(a_config(), KEYS).denied
@@ -364,7 +386,7 @@ def test_the_machines_file_holds_whatever_the_variable_and_the_word_say(
     generous = a_file(own, max_leverage=125)
     word = confirmation_text(a_config(), ACCOUNT, NOW)
     for environment, given in ((KEYS, word), (generous, ""), (generous, word)):
-        with pytest.raises(ConfigError, match="leverage must be at most max_leverage 5, was '20'"):
+        with pytest.raises(ConfigError, match="leverage is 20, must be at most max_leverage 5"):
             permit(a_config(given, leverage=20), environment, NOW)
     (tmp_path / "authorisation.json").chmod(0o666)
     with pytest.raises(ConfigError, match="mode must be 0600"):
@@ -435,5 +457,5 @@ def test_the_command_writes_a_file_that_allows(
     assert "max_notional 1000, max_daily_loss 15, max_drawdown 50, max_risk_fraction 0.005, max_leverage 5" in out
     monkeypatch.setenv("VOLTRADE_AUTHORISATION", str(path))
     check_permitted(a_config(capital=500))
-    with pytest.raises(ConfigError, match="at most max_notional 1000, was '20000'"):
+    with pytest.raises(ConfigError, match="is 20000, must be at most max_notional 1000"):
         check_permitted(a_config())

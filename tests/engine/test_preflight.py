@@ -14,7 +14,7 @@ from test_summary import MINUTE, NOON, left_behind
 
 from voltrade.config import Config
 from voltrade.engine.checks import Check
-from voltrade.engine.preflight import _compiled, preflight, used_limits
+from voltrade.engine.preflight import _compiled, limits, preflight, used_limits
 from voltrade.model import DAY_MS, MONEY, PositionReport, Snapshot
 
 
@@ -75,6 +75,19 @@ def test_the_table_of_a_run_that_goes_on_reads_no_account_again_and_sets_nothing
     checks = table_of_a_run_that_goes_on()
     assert (checks["leverage"].found, checks["leverage"].ok) == ("20", False)
     assert (checks["wallet"].found, checks["clock"].ok) == ("10,000.00", True)
+
+
+@pytest.mark.parametrize(
+    ("resume", "until"),
+    [("next_utc_day", "until 00:00 UTC"), ("person", "until `ctl resume`"), ("after_seconds", "for 900 s")],
+)
+def test_a_limit_says_until_when_it_holds_as_a_person_would(resume: str, until: str) -> None:
+    """It said `until person` and `until next_utc_day`."""
+    names = ("daily_loss", "drawdown", "consecutive_losses", "trades_per_day")
+    config = Config().changed(resume_after_s=900.0, **{f"{name}_resume": resume for name in names})
+    rows = {row.item: row.found for row in limits(config)}
+    for item in ("daily loss", "drawdown", "losing streak", "trades a day"):
+        assert rows[item].endswith(f", {until}"), rows[item]
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,14 @@ def a_client(endpoint: Endpoint = LIVE) -> BinanceRestClient:
         (Response(400, -4140, "Symbol status"), "contract", "follows from the row contract"),
         (Response(503, -1008, "overload"), "exchange", "overloaded.*wait"),
         (Response(418, -1003, "banned"), "exchange", "banned.*until 2026-11-30 11:09:47 UTC"),
-        (Response(429, -1003, "too many"), "exchange", "asked again from 2026-11-30 11:09:47 UTC"),
+        (Response(429, -1003, "too many"), "exchange", "asked again later: wait until 2026-11-30 11:09:47 UTC"),
         (Response(451, 0, "<html>Unavailable"), "exchange", "does not serve this location.*proxy"),
         (Response(403, 0, "<html>"), "exchange", "firewall"),
         (Response(503, 0, "Service Unavailable."), "exchange", "maintenance"),
         (Response(NOT_SENT, 0, "ClientConnectorDNSError"), "exchange", "fapi.binance.com is not known.*HTTPS_PROXY"),
         (Response(NOT_SENT, 0, "ClientHttpProxyError"), "exchange", "the proxy http://10.0.0.1:9 does not let"),
         (Response(NO_ANSWER, 0, "TimeoutError"), "exchange", "no answer from fapi.binance.com"),
-        (Response(400, -9999, "new"), "exchange", "new, code -9999 must be accepted by the exchange"),
+        (Response(400, -9999, "new"), "exchange", "new, code -9999, must be accepted by the exchange"),
     ],
 )
 def test_each_failure_says_what_happened_and_what_to_do(
@@ -55,12 +55,12 @@ def test_each_failure_says_what_happened_and_what_to_do(
     error = a_client().failure("fapiPrivateV3GetBalance", response)
     row = failed_row(error)
     assert (row.item, row.ok) == (item, False)
-    told_text = f"{row.found} must be {row.wanted}"
+    told_text = row.told
     assert re.search(said, told_text), told_text
     assert "fapiPrivateV3GetBalance" in row.found
     assert "{" not in told_text
     assert "hidden" not in told_text
-    assert told(error) == f"{item}: must be {row.wanted}, was {row.found}"
+    assert told(error) == f"{item}: {row.found}, must be {row.wanted}"
 
 
 def test_a_key_names_the_page_of_its_own_exchange() -> None:
@@ -75,7 +75,9 @@ def test_a_key_names_the_page_of_its_own_exchange() -> None:
 def test_a_limit_whose_end_is_unknown_says_so() -> None:
     client = connect(LIVE, Credentials("a-key", "a-secret"), lambda: 1, 5_000)
     wanted = [BinanceRestClient(client).remedy(Response(*status)).wanted for status in ((418, -1003), (429, -1003))]
-    assert wanted == ["no longer banned: wait until some minutes from now", "asked again from some minutes from now"]
+    assert wanted == [
+        f"{what}: wait until some minutes have passed" for what in ("no longer banned", "asked again later")
+    ]
 
 
 def test_an_error_of_its_own_words_stays() -> None:

@@ -217,7 +217,7 @@ def test_an_engine_that_fails_to_start_says_why() -> None:
 def test_a_refused_start_shows_its_table_with_the_failing_rows_first(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr(session, "display", shown.append)
-    with pytest.raises(SessionError, match=r"refused by the start-up table: leverage: must be 5, was 20$"):
+    with pytest.raises(SessionError, match=r"refused by the start-up table: leverage: 20, must be 5$"):
         session.start(Config.from_parameters(seed=fake_engine.REFUSES))
     [page] = [each.data for each in shown]
     assert page.index("leverage") < page.index("https://fapi.binance.com")

@@ -73,6 +73,38 @@ def test_ctl_says_that_no_session_runs(
     assert capsys.readouterr().err == "ctl: run: no session is running under runs/\n"
 
 
+NONE = "run: must be the folder of a run with its run.json, was {here}/runs/none, which is not there"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("doctor -p capitol 5", "doctor: capitol: unknown parameter, was 5 (did you mean capital?)"),
+        (
+            "doctor -p treshold 5 -p xyz 1",
+            "doctor: treshold: unknown parameter, was 5 (did you mean threshold?); xyz: unknown parameter, was 1",
+        ),
+        ("review runs/none", f"review: {NONE}"),
+        ("review runs/empty", f"review: {NONE.replace('none, which is not there', 'empty, which has none')}"),
+        ("review runs/file", f"review: {NONE.replace('none, which is not there', 'file, which is a file')}"),
+        ("ctl status runs/none", f"ctl: {NONE.replace('{here}/', '')}"),
+        ("ctl status runs/cut", "ctl: run: must be the folder of a run with its run.json, was runs/cut, of which it "
+         "can't be read: it is damaged: Expecting value: line 1 column 1 (char 0)"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_is_wrong_once_and_in_words(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said `[Errno 2] No such file or directory`, with the path twice."""
+    for folder in ("runs/empty", "runs/cut"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs/cut/run.json").touch()
+    (tmp_path / "runs/file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(given.split()) == 2
+    assert capsys.readouterr().err == said.replace("{here}", str(tmp_path)) + "\n"
+
+
 def test_python_without_the_environment_is_told_how_to_have_it(tmp_path: Path) -> None:
     """Fault case I10: the system's Python ended with `No module named 'numba'` and no word of what to do."""
     command = [sys.executable, "-I", "-S", "-c", "import sys; sys.path.insert(0, sys.argv[1]); import voltrade", ROOT]

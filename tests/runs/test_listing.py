@@ -211,3 +211,26 @@ def test_a_reason_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "evil/run.json").write_text(json.dumps({"state": "ended", "end_reason": "\x1b[2Jgone"}))
     assert main(["runs", str(tmp_path)]) == 0
     assert "?[2Jgone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"checks": [{"item": "margin type", "ok": False}, {"item": "fees", "ok": True}]}, "refused: margin type"),
+        ({"checks": [{"item": "key", "ok": False}, {"item": "wallet", "ok": False}]}, "refused: key, wallet"),
+        (
+            {"error": "mode demo: VOLTRADE_API_KEY: must be set"},
+            "not started: mode demo: VOLTRADE_API_KEY: must be set",
+        ),
+        ({"checks": [{"item": "fees", "ok": True}], "error": "x " * 99}, f"not started: {'x ' * 37}[...]"),
+        ({"begun": True, "checks": [{"item": "wallet", "ok": False}], "error": "x"}, "ERROR"),  # a caretaker's end
+        ({}, "ERROR"),
+    ],
+)
+def test_a_start_that_was_refused_is_listed_with_what_refused_it(
+    tmp_path: Path, record: dict[str, Any], reason: str
+) -> None:
+    """It was listed as `failed  ERROR`."""
+    (tmp_path / "today").mkdir()
+    run_file.write(tmp_path / "today", {"state": "failed", "end_reason": "ERROR", **record})
+    assert list_runs(tmp_path).loc["today", "end_reason"] == reason

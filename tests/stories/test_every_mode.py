@@ -291,8 +291,8 @@ def test_a_setting_of_the_account_that_differs_stops_the_start_or_is_set_when_as
     refused = run_engine(tmp_path / "runs/refused", parameters(tmp_path, "live", address, **quiet))
     assert refused["state"] == "failed"
     assert refused["error"] == (
-        "margin type: must be cross (-p apply_account_settings True sets it), was isolated; "
-        "leverage: must be 7 (-p apply_account_settings True sets it), was 5"
+        "margin type: isolated, must be cross (-p apply_account_settings True sets it); "
+        "leverage: 5, must be 7 (-p apply_account_settings True sets it)"
     )
     changes = [r for r in Truth.of(folder).kind("accepted") if r["action"] in ("set_leverage", "set_margin_type")]
     assert changes == []
@@ -311,7 +311,7 @@ def test_wrong_keys_are_refused_by_the_exchange_and_named(
     monkeypatch.setenv("VOLTRADE_API_SECRET", SECRET)
     record = run_engine(tmp_path / "runs/wrong", parameters(tmp_path, "demo", quiet_stand_in[0]))
     assert record["state"] == "failed"
-    assert record["error"].startswith("key: must be one of ")
+    assert record["error"].startswith("key: the key is not accepted (")
     assert "code -2015" in record["error"]
     assert "another-key" not in json.dumps(record)
 
@@ -326,7 +326,7 @@ def test_the_doctor_prints_the_start_up_table_and_changes_nothing(
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     word = f"confirmation: must be 'trade BTCUSDT up to 20000 on account {ACCOUNT}, {datetime.now(UTC):%Y-%m-%d}'"
     assert [line for line in said if line.startswith(f"!! permission missing: {word}")]
-    assert [line for line in said if line.startswith("!! leverage 5 must be 9 (")]
+    assert [line for line in said if line.startswith("!! leverage 5, must be 9 (")]
     assert "ok filters tick 0.1, step 0.001, least notional 100.00, largest market order 120.000" in said
     assert len(Truth.of(folder).kind("accepted")) == before
     assert KEY not in " ".join(said)

@@ -75,7 +75,7 @@ class Engine:
         if seed == REFUSES:
             right = {"item": "endpoint", "found": "https://fapi.binance.com", "wanted": "", "ok": True}
             wrong = {"item": "leverage", "found": "20", "wanted": "5 (-p apply_account_settings True)", "ok": False}
-            self.update(state="failed", error="leverage: must be 5, was 20", checks=[right, wrong])
+            self.update(state="failed", error="leverage: 20, must be 5", checks=[right, wrong])
             sys.exit(1)
         path = self.run_dir / "journal.db"
         if path.exists() and seed == REVIVES:

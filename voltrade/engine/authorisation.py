@@ -30,6 +30,9 @@ AUTHORISATION_VARIABLE = "VOLTRADE_AUTHORISATION"
 MACHINE_FILE = Path("/etc/voltrade/authorisation.json")
 """Authorisation file of the machine, for whoever may write there."""
 
+WRITES = "`python -m voltrade authorise` writes one"
+"""What makes an authorisation file, for whoever may."""
+
 MAX_VALIDITY = timedelta(days=31)
 """Longest validity of an authorisation file."""
 
@@ -141,37 +144,44 @@ class Authorisation:
         Raises:
             ConfigError: Names each field or setting, the rule and the value.
         """
-        rules = [
-            (f"account must be {account}", self.account == account, self.account),
-            (f"symbol must be {config.session.symbol}", self.symbol == config.session.symbol, self.symbol),
+        symbol = config.session.symbol
+        of_the_file = [
+            *([f"is for account {self.account}, the session's key is of {account}"] if self.account != account else []),
+            *([f"is for {self.symbol}, the session trades {symbol}"] if self.symbol != symbol else []),
             *([] if is_begun else self._validity(now)),
-            *self._ceilings(config.risk),
-            *self._hashes(hashes_of(config, run) if self.hashes else {}),
         ]
-        if broken := [f"{self.name}: {rule}, was {value!r}" for rule, holds, value in rules if not holds]:
-            raise ConfigError("; ".join(broken))
+        above = [*self._ceilings(config.risk), *self._hashes(hashes_of(config, run) if self.hashes else {})]
+        if of_the_file or above:
+            remedy = (
+                WRITES
+                if of_the_file
+                else "set what it allows, or have another written by `python -m voltrade authorise`"
+            )
+            raise ConfigError(f"{self.name}: {'; '.join([*of_the_file, *above])} ({remedy})")
 
-    def _validity(self, now: datetime) -> list[tuple[str, bool, str]]:
-        stated = self.expires.isoformat()
-        return [
-            (f"expires must be after {now:%Y-%m-%dT%H:%M:%S%z}", now < self.expires, stated),
-            (f"expires must be within {MAX_VALIDITY.days} days", self.expires <= now + MAX_VALIDITY, stated),
-        ]
+    def _validity(self, now: datetime) -> list[str]:
+        stated = f"{self.expires.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        if now >= self.expires:
+            return [f"expired at {stated}, it is {now:%Y-%m-%d %H:%M:%S} UTC"]
+        is_far = self.expires > now + MAX_VALIDITY
+        return [f"expires at {stated}, must be within {MAX_VALIDITY.days} days"] if is_far else []
 
-    def _ceilings(self, risk: RiskSettings) -> list[tuple[str, bool, str]]:
-        rules = []
+    def _ceilings(self, risk: RiskSettings) -> list[str]:
+        """Return what of the settings the file's ceilings don't allow."""
+        above = list[str]()
         for each in CEILINGS:
             if (most := self.ceilings.get(each.name)) is None:
                 continue
-            value = each.value(risk)
-            rules.append((f"{each.what} must be at most {each.name} {most:f}", value <= most, f"{value:f}"))
-            rules += [(f"{name} must be {must} under {each.name}", False, was) for name, must, was in each.unmet(risk)]
-        return rules
+            if (value := each.value(risk)) > most:
+                above.append(f"{each.what} is {value:f}, must be at most {each.name} {most:f}")
+            above += [f"{name} is {was}, must be {must} under {each.name}" for name, must, was in each.unmet(risk)]
+        return above
 
-    def _hashes(self, found: Mapping[str, str]) -> list[tuple[str, bool, str]]:
+    def _hashes(self, found: Mapping[str, str]) -> list[str]:
         return [
-            (f"{name} of the session must be {stated}", found[name] == stated, found[name] or "none")
+            f"{name} of the session is {found[name] or 'none'}, must be {stated}"
             for name, stated in self.hashes.items()
+            if found[name] != stated
         ]
 
     def table(self, config: Config) -> str:
@@ -199,7 +209,18 @@ def authorisations(environment: Mapping[str, str]) -> list[Authorisation]:
     """
     named = environment.get(AUTHORISATION_VARIABLE)
     files = [*([MACHINE_FILE] if _is_there(MACHINE_FILE) else []), *([Path(named)] if named else [])]
-    return [read(file) for file in files]
+    return [_read_there(file) for file in files]
+
+
+def _read_there(file: Path) -> Authorisation:
+    """Read an authorisation file that must be there; the error says what makes one where it isn't."""
+    variable = "" if file == MACHINE_FILE else AUTHORISATION_VARIABLE
+    try:
+        return read(file, variable)
+    except ConfigError as error:
+        if os.path.lexists(file):
+            raise
+        raise ConfigError(f"{error} ({WRITES})") from None
 
 
 def _is_there(file: Path) -> bool:
@@ -220,13 +241,17 @@ def _is_there(file: Path) -> bool:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def read(file: Path) -> Authorisation:
+def read(file: Path, variable: str = "") -> Authorisation:
     """Read an authorisation file: one of this user's that only they may read, or one that only another user may write.
+
+    Args:
+        file: Its path.
+        variable: Environment variable that names it, for the error; empty where none does.
 
     Raises:
         ConfigError: It can't be read safely, lacks a field, or has one that is unknown or malformed.
     """
-    text, owner = read_protected(file)
+    text, owner = read_protected(file, variable)
     try:
         stated = json.loads(
             text, object_pairs_hook=_without_doubles, parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse

@@ -47,13 +47,8 @@ def identity(run: Path) -> str:
 def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return an engine's answer as rows to print: the run, whether the command was accepted, and the status then."""
     rows: dict[str, Any] = {"run": run, "id": identity(run)}
-    is_over = action != "status" and answer.get("state") in TOO_LATE
-    if is_over and "carried_out" not in answer:
-        rows["order"] = "nothing was done: the session is over already"
-    elif is_over or answer.get("carried_out"):  # it may be this very command that has ended the session
-        rows["order"] = f"{action} is carried out; what is true now is below"
-    elif action != "status":
-        rows["order"] = f"{action} was taken, and is kept until it can be carried out; `ctl status` says what followed"
+    if action != "status":
+        rows["order"] = _outcome(action, answer)
     for name, value in answer.items():
         if name == "carried_out":
             continue
@@ -62,6 +57,22 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
         elif value != "":
             rows[name] = f"{value:.0%}" if name == "progress" and isinstance(value, float) else value
     return rows
+
+
+def _outcome(action: str, answer: Mapping[str, Any]) -> str:
+    """Return what became of a command: first by the engine's own word on it, by the session's state only without one.
+
+    A command that ends the session makes the state ENDING itself.
+    """
+    is_over = answer.get("state") in TOO_LATE
+    has_ended = is_over and action == "stop" and "carried_out" in answer  # which is all that a stop is for
+    if answer.get("carried_out") or has_ended:
+        return f"{action} is carried out; what is true now is below"
+    if is_over and "carried_out" in answer:
+        return f"{action} was taken, and the session has ended before it said more; its journal has what followed"
+    if is_over:
+        return "nothing was done: the session is over already"
+    return f"{action} was taken, and is kept until it can be carried out; `ctl status` says what followed"
 
 
 def ask(run: Path, message: Mapping[str, Any], restart_within_s: float = RESTART_WITHIN_S) -> dict[str, Any]:

@@ -16,14 +16,17 @@ from voltrade.bar_spec import bar_spec
 from voltrade.compiled import cache_home
 from voltrade.config import Config
 from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, bars_fault, day_by_range, symbol_threshold
+from voltrade.data.tape import load_tape
 from voltrade.engine.account_history import known_final_state
 from voltrade.engine.account_pin import pin_checks
 from voltrade.engine.checks import Check, failed_row
 from voltrade.engine.demo_check.passed import check_demo_check
 from voltrade.engine.modes import Wiring, reach
 from voltrade.engine.notifier import Notifier
+from voltrade.engine.order_sizes import size
+from voltrade.engine.paper import PaperExchange
 from voltrade.engine.permission import permit
-from voltrade.engine.preflight import notifications, preflight
+from voltrade.engine.preflight import limits, notifications, preflight
 from voltrade.errors import ConfigError, DataError, ExchangeError, SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.runs.ledger_file import accounts_home
@@ -37,7 +40,7 @@ async def examine(config: Config, environment: Mapping[str, str] = os.environ) -
     if any(check.item == "keys" for check in checks):
         return checks
     if config.session.mode == "sim" and not config.session.venue:
-        return [*checks, _own_venue(config)]
+        return [*checks, *await _own_venue(config)]
     try:
         wiring = await reach(config, environment)
     except DataError as error:
@@ -74,13 +77,21 @@ def _threshold(config: Config) -> Check:
     return Check("threshold", found if is_free else f"none; {found}", "given: -p threshold VOLUME", is_free)
 
 
-def _own_venue(config: Config) -> Check:
-    """Return the row about a venue that the session starts itself, which has a few symbols only."""
+async def _own_venue(config: Config) -> list[Check]:
+    """Return the rows about a venue that the session starts itself: a few symbols only, a tape, and a fresh account."""
+    symbol = config.session.symbol
     try:
-        shipped_instrument(config.session.symbol)
+        instrument = shipped_instrument(symbol)
     except DataError as error:
-        return Check("symbol", f"can't be simulated: {error}", "one that a venue has: -p symbol", ok=False)
-    return Check("endpoint", "a simulated venue of the session's own, on this machine")
+        return [Check("symbol", f"can't be simulated: {error}", "one that a venue has: -p symbol", ok=False)]
+    endpoint = Check("endpoint", "a simulated venue of the session's own, on this machine")
+    try:
+        tape = load_tape(config.session, instrument)
+    except (DataError, OSError) as error:
+        return [endpoint, Check("tape", f"can't be played: {error}", "one of trades of the symbol: -p tape", ok=False)]
+    snapshot = await PaperExchange(config, instrument, lambda: int(tape.trades.time[0])).snapshot(symbol, 0)
+    price = instrument.price(int(tape.trades.price[0]))
+    return [endpoint, Check("tape", tape.source), size(instrument, snapshot, config, price), *limits(config)]
 
 
 def _with_units(checks: list[Check], config: Config, wiring: Wiring) -> list[Check]:
@@ -108,7 +119,7 @@ async def _bars_a_day(wiring: Wiring) -> Check:
     except (ConfigError, ExchangeError) as error:
         return Check("bars a day", f"unknown: {error}")
     if not days:
-        return Check("bars a day", "unknown: no whole day is told")
+        return Check("bars a day", "unknown: the exchange tells of no whole day yet")
     found, fault = bars_by_days(days, threshold, instrument.step_size, config), bars_fault(days, threshold, config)
     wanted = "at least one, and fewer than trades: -p threshold VOLUME"
     return Check("bars a day", f"{found}: {fault}" if fault else found, wanted, not fault)

@@ -29,7 +29,7 @@ def addresses(environment: Mapping[str, str]) -> list[str]:
     """
     text = environment.get(ADDRESSES, "")
     if file := environment.get(ADDRESS_FILE, ""):
-        lines = read_private(Path(file)).splitlines()
+        lines = read_private(Path(file), ADDRESS_FILE).splitlines()
         text = " ".join([text, *(line for line in lines if not line.lstrip().startswith("#"))])
     return text.split()
 

@@ -1,26 +1,28 @@
-"""The rows of the start-up table about the session's own orders: its least and its largest, checked and not placed."""
+"""The rows of the start-up table about the session's own orders: its least and its largest; none is placed."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from decimal import Decimal
 
 from voltrade.config import Config
 from voltrade.engine.account_settings import MARGIN_REFUSALS
 from voltrade.engine.checks import Check, rounded
+from voltrade.errors import ExchangeError
 from voltrade.exchange.account_facts import check_order, least_lots, mark_price
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.model import Instrument, Snapshot
 from voltrade.risk import limits_from_settings, new_gate_inputs, position_size, shortest_stop_ticks
 
 LEAST_ORDER, LARGEST_ORDER = "smallest order", "largest order"
-"""The rows about orders that Binance checks and doesn't place."""
+"""The rows about orders, which the exchange checks where it has the account, and doesn't place."""
 
 
 async def order_checks(
     rest: BinanceRestClient, instrument: Instrument, snapshot: Snapshot, config: Config, mended: Collection[int]
 ) -> list[Check]:
-    """Let Binance check the least and the largest order of the session.
+    """Let the exchange check the least and the largest order of the session.
 
     Args:
         rest: Client of the account.
@@ -43,6 +45,36 @@ async def order_checks(
     if snapshot.position.quantity:  # which has the margin
         return rows
     return [*rows, await _checked(LARGEST_ORDER, rest, instrument, largest, mended)]
+
+
+async def simulated_size(
+    rest: BinanceRestClient, instrument: Instrument, snapshot: Snapshot, config: Config, told: str = ""
+) -> Check:
+    """Return the row about the largest order at a simulated account; it prevents no start.
+
+    Args:
+        rest: Client of the market.
+        instrument: Filters of the symbol.
+        snapshot: The account as it was just read.
+        config: Settings of the session.
+        told: The price as the simulated venue tells it, also before its first trade; else the mark price is asked for.
+    """
+    try:
+        price = Decimal(told or 0) or await mark_price(rest, instrument.symbol)
+    except ExchangeError as error:
+        return Check(LARGEST_ORDER, f"unknown: {error}")
+    return size(instrument, snapshot, config, price)
+
+
+def size(instrument: Instrument, snapshot: Snapshot, config: Config, price: Decimal) -> Check:
+    """Return the row about the largest order at a price; where it is too small for any, no entry will be made."""
+    lots = largest_lots(instrument, snapshot, config, price)
+    if not lots:
+        short = _too_small(instrument, price)
+        return replace(short, found=f"none, so that no entry will be made: {short.found}", ok=True, is_warning=True)
+    quantity = instrument.quantity(lots)
+    worth = f"{rounded(quantity * price)} {instrument.quote_asset}"
+    return Check(LARGEST_ORDER, f"{quantity:f} {instrument.base_asset}, {worth}, with the shortest stop")
 
 
 def largest_lots(instrument: Instrument, snapshot: Snapshot, config: Config, price: Decimal) -> int:
@@ -79,7 +111,7 @@ async def _checked(
 ) -> Check:
     """Return the row about an order; refusals with an excused code are told, and explained by the open position."""
     response = await check_order(rest, instrument, lots)
-    what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by Binance and not placed"
+    what = f"{instrument.quantity(lots):f} {instrument.base_asset}, checked by {rest.exchange_name} and not placed"
     if response.status == 200:
         return Check(item, what)
     if response.code in mended:

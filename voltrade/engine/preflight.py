@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from voltrade.compiled import cache_home, is_kept
-from voltrade.config import Config
+from voltrade.config import Config, Resume, RiskSettings
 from voltrade.engine.account_checks import account_checks, contract, position, rights_check
 from voltrade.engine.account_settings import mended_refusals, settings_checks
 from voltrade.engine.authorisation import largest_notional
@@ -22,6 +22,7 @@ from voltrade.engine.checks import Check, rounded
 from voltrade.engine.clocks import offset_text
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notifier import Notifier
+from voltrade.engine.order_sizes import simulated_size
 from voltrade.exchange.account_facts import symbol_facts
 from voltrade.exchange.proxies import without_password
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
@@ -66,7 +67,7 @@ async def preflight(
     settings = settings_checks(snapshot, config, is_new, was_set)
     checks += [*settings, *_assets_and_fees(snapshot)]
     checks += await _holdings(wiring, snapshot, last, is_new, mended_refusals(settings, snapshot, config))
-    return [*checks, *_market(wiring.filters), *_limits(config)]
+    return [*checks, *_market(wiring.filters), *limits(config)]
 
 
 def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str) -> Check:
@@ -123,9 +124,15 @@ async def _holdings(
     if is_new and config.session.mode in ("demo", "live"):
         return await account_checks(wiring.rest, wiring.filters, snapshot, config, last, mended)
     held = position(instrument.quantity(snapshot.position.quantity), instrument, last)
-    symbol = [contract(await symbol_facts(wiring.rest, instrument.symbol), config, snapshot.time)] if is_new else []
+    asked = list[Check]()
+    if is_new:
+        told = wiring.tape.get("prices", {}).get(instrument.symbol, "")
+        asked = [
+            contract(await symbol_facts(wiring.rest, instrument.symbol), config, snapshot.time),
+            await simulated_size(wiring.rest, instrument, snapshot, config, told),
+        ]
     return [
-        *symbol,
+        *asked,
         Check("wallet", rounded(money_text(snapshot.wallet)), "above 0", snapshot.wallet > 0),
         Check("position", f"{snapshot.position.quantity} lots", is_ours=held.is_ours),
         Check("open orders", f"{len(snapshot.orders)} orders, {len(snapshot.algo_orders)} conditional orders"),
@@ -178,7 +185,8 @@ def _market(instrument: Instrument) -> list[Check]:
     return [Check("filters", filters), Check("filters from", _with_moment(instrument.source))]
 
 
-def _limits(config: Config) -> list[Check]:
+def limits(config: Config) -> list[Check]:
+    """Return the rows about the limits of the settings."""
     risk, session = config.risk, config.session
     loss, drawdown = (
         rounded(str(risk.capital * Decimal(str(part))))
@@ -189,21 +197,36 @@ def _limits(config: Config) -> list[Check]:
         Check(
             "daily loss",
             f"{loss}, less on a day that opens below the capital, "
-            f"then {risk.daily_loss_action}, until {risk.daily_loss_resume}",
+            f"then {risk.daily_loss_action}, {_until(risk.daily_loss_resume, risk)}",
         ),
         Check(
             "drawdown",
             f"{drawdown}, less where the peak is below the capital, "
-            f"then {risk.drawdown_action}, until {risk.drawdown_resume}",
+            f"then {risk.drawdown_action}, {_until(risk.drawdown_resume, risk)}",
         ),
-        Check("losing streak", f"{risk.max_consecutive_losses} round trips, then {risk.consecutive_losses_action}"),
-        Check("trades a day", f"{risk.max_trades_per_day} round trips, then {risk.trades_per_day_action}"),
+        Check(
+            "losing streak",
+            f"{risk.max_consecutive_losses} round trips, then {risk.consecutive_losses_action}, "
+            f"{_until(risk.consecutive_losses_resume, risk)}",
+        ),
+        Check(
+            "trades a day",
+            f"{risk.max_trades_per_day} round trips, then {risk.trades_per_day_action}, "
+            f"{_until(risk.trades_per_day_resume, risk)}",
+        ),
         Check(
             "stop policies",
             f"duration end {session.on_duration_end}, interrupt {session.on_interrupt}, "
             f"notebook lost {session.on_notebook_lost}",
         ),
     ]
+
+
+def _until(resume: Resume, risk: RiskSettings) -> str:
+    """Return until when a circuit breaker rule holds, as a person says it."""
+    if resume == "after_seconds":
+        return f"for {risk.resume_after_s:g} s"
+    return {"next_utc_day": "until 00:00 UTC", "person": "until `ctl resume`"}[resume]
 
 
 def _percent(rate_e8: int) -> str:

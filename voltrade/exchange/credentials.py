@@ -62,10 +62,11 @@ class Credentials:
             ConfigError: a name is missing, a value can't be a key, or others can read the file; the message names the
                 file and has no values.
         """
+        named = "" if file is not None else KEY_FILE_VARIABLE
         if file is None and environment.get(KEY_FILE_VARIABLE):
             file = Path(environment[KEY_FILE_VARIABLE]).expanduser()
         where = "the environment" if file is None else str(file)
-        given = environment if file is None else _pairs(read_private(file))
+        given = environment if file is None else _pairs(read_private(file, named))
         key, secret = (_value(given.get(name, ""), name, where) for name in (KEY_VARIABLE, SECRET_VARIABLE))
         is_hiding = file is not None and environment.get(KEY_VARIABLE)
         return Credentials(key, secret, where + (f", which counts before {KEY_VARIABLE}" if is_hiding else ""))
@@ -93,37 +94,46 @@ def _unquoted(text: str) -> str:
     return text[1:-1].strip() if quote in ("'", '"') and len(text) > 1 and text.endswith(quote) else text
 
 
-def read_private(file: Path) -> str:
+def read_private(file: Path, variable: str = "") -> str:
     """Read a regular file that this user owns and only this user can read (mode 0600 or 0400).
+
+    Args:
+        file: Its path.
+        variable: Environment variable that names it, for the error; empty where none does.
 
     Raises:
         ConfigError: the file breaks a rule; the message has the file and the rule, but not its content.
     """
-    text, owner = read_protected(file)
+    text, owner = read_protected(file, variable)
     if owner != os.getuid():
-        raise ConfigError(f"{file}: must be a plain file of this user's")
+        raise ConfigError(f"{_named(file, variable)}: must be a plain file of this user's")
     return text
 
 
-def read_protected(file: Path) -> tuple[str, int]:
+def _named(file: Path, variable: str) -> str:
+    return f"{variable}: {file}" if variable else str(file)
+
+
+def read_protected(file: Path, variable: str = "") -> tuple[str, int]:
     """Read a file as `read_private` does, or one of another user that only they can write; return its owner too.
 
     Raises:
         ConfigError: see `read_private`.
     """
+    name = _named(file, variable)
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise ConfigError(f"{file}: must be a readable file and no link, was {error.strerror}") from None
+        raise ConfigError(f"{name}: can't be read: {error.strerror}, must be a readable file and no link") from None
     try:
         its = os.fstat(handle)
         mode, is_own = stat.S_IMODE(its.st_mode), its.st_uid == os.getuid()
         if not stat.S_ISREG(its.st_mode):
-            raise ConfigError(f"{file}: must be a plain file of this user's")
+            raise ConfigError(f"{name}: must be a plain file of this user's")
         if is_own and mode & 0o077:
-            raise ConfigError(f"{file}: mode must be 0600, was {mode:04o}")
+            raise ConfigError(f"{name}: mode must be 0600, was {mode:04o}")
         if mode & 0o022:
-            raise ConfigError(f"{file}: mode must let only its owner write, as 0644, was {mode:04o}")
+            raise ConfigError(f"{name}: mode must let only its owner write, as 0644, was {mode:04o}")
         return os.read(handle, LARGEST_FILE).decode("utf-8", "replace"), its.st_uid
     finally:
         os.close(handle)

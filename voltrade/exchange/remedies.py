@@ -49,6 +49,7 @@ class Remedy:
 
 _OPEN = "open for entries: {host} or its app says why it is not"
 _REACHED = "reached: check the network of this machine, and HTTPS_PROXY where it needs a proxy (now {proxy})"
+_ASKED_LATER = "asked again later: wait until {until}"
 _LATER = "up: wait some minutes and start again; Binance's announcements tell of maintenance"
 
 REMEDIES = (
@@ -102,8 +103,8 @@ REMEDIES = (
     ),
     Remedy("the exchange is overloaded", "less busy: wait some minutes and start again", codes={-1008}),
     Remedy("this address asked too often and is banned", "no longer banned: wait until {until}", statuses={418}),
-    Remedy("this address asked too often", "asked again from {until}", statuses={429}),
-    Remedy("this address asked too often", "asked again from {until}", codes={-1003}),
+    Remedy("this address asked too often", _ASKED_LATER, statuses={429}),
+    Remedy("this address asked too often", _ASKED_LATER, codes={-1003}),
     Remedy(
         "Binance does not serve this location",
         "used from where Binance offers futures; a proxy (now {proxy}) counts with its own location",
@@ -139,7 +140,7 @@ def remedy_of(response: Response, exchange: UsdmExchange) -> Remedy:
         "keys": keys_page(host),
         "proxy": without_password(exchange.proxy_to(address) or "") or "none",
         # The first whole second that is not before the end.
-        "until": moment_text(exchange.blocked_until + 999) if exchange.blocked_until else "some minutes from now",
+        "until": moment_text(exchange.blocked_until + 999) if exchange.blocked_until else "some minutes have passed",
     }
     return Remedy(found.says.format(**facts), found.wanted.format(**facts), found.item)
 

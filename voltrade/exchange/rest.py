@@ -100,6 +100,11 @@ class BinanceRestClient:
         self._account = AccountReader(self.read, exchange.clock, self.fee_prices)
         self._hours = TradingHours(self.read, exchange.clock)
 
+    @property
+    def exchange_name(self) -> str:
+        """What a person calls the exchange."""
+        return {"sim": "the simulated venue", "demo": "Binance's demo"}.get(self._name, "Binance")
+
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def instrument(self, symbol: str, *, any_status: bool = False) -> Instrument:

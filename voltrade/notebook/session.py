@@ -28,6 +28,7 @@ from IPython.display import HTML, display
 from voltrade.config import NOTEBOOK, RUN_DIR, Config
 from voltrade.data.symbol_threshold import symbol_threshold
 from voltrade.engine import ctl, guardian
+from voltrade.engine.checks import Check
 from voltrade.engine.permission import check_permitted
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook.session_view import SessionView, StartupLine, progress_bar, startup_table
@@ -279,7 +280,8 @@ class Session(Run):
         record = self.record
         rows = {"run": self.name, "state": record["state"], "engine process": record.get("pid", "")}
         rows |= {"threshold": record["threshold"]} if "threshold" in record else {}
-        return facts_table(rows | {check["item"]: check["found"] for check in record.get("checks", ())})
+        checks = [Check.of(check) for check in record.get("checks", ())]
+        return facts_table(rows | {check.item: check.marked for check in checks})
 
 
 def _traded(run: Frames) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from IPython.display import HTML, display
 
 from voltrade.config import RECORDED
+from voltrade.engine.checks import Check
 from voltrade.model import MONEY, Alert, EquityPoint, Refusal, RoundTrip, moment_text
 from voltrade.report import charts
 from voltrade.report.figure_output import LiveChart
@@ -76,10 +77,13 @@ def status_table(reader: RunReader, status: Mapping[str, Any]) -> str:
 def startup_table(checks: Iterable[Mapping[str, Any]]) -> str:
     """Return the start-up table of a refused start as HTML: first the rows that refused it, with what they must be."""
     rows = [
-        ("ok" if check["ok"] else "failed", [check["item"], check["found"], "" if check["ok"] else check["wanted"]])
-        for check in checks
+        (_VERDICTS[row.mark], [row.item, row.found, "" if row.mark == "ok" else row.wanted])
+        for row in map(Check.of, checks)
     ]
     return judged_table(["item", "found", "must be"], rows)
+
+
+_VERDICTS: Mapping[str, str] = {"ok": "ok", "~~": "differs", "!!": "failed"}
 
 
 def _counts(reader: RunReader) -> dict[str, Any]:

@@ -6,8 +6,10 @@ Nothing is changed, and an engine is only asked whether it is running.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -202,12 +204,21 @@ def _listed(folder: Path) -> dict[str, Any]:
         "mode": parameters.get("mode", ""),
         "symbol": parameters.get("symbol", ""),
         "state": records.state_of(record) or "unreadable",
-        "end_reason": record.get("end_reason", ""),
+        "end_reason": _end_reason(record),
         "started": record.get("started") or record.get("created"),
         "round_trips": len(nets),
         "net": sum(nets) / MONEY,
         "unrealised": held,
     }
+
+
+def _end_reason(record: Mapping[str, Any]) -> str:
+    """Return why a run ended; of a start that failed, the rows of the start-up table that refused it, or the error."""
+    if record.get("state") != "failed" or record.get("begun"):
+        return str(record.get("end_reason", ""))
+    if rows := [row["item"] for row in record.get("checks") or () if not row["ok"]]:
+        return f"refused: {', '.join(rows)}"
+    return f"not started: {shorten(record['error'], 80)}" if record.get("error") else str(record.get("end_reason", ""))
 
 
 def project_root() -> Path:

@@ -58,10 +58,21 @@ def load(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError) as error:
-        raise SessionError(f"run: must be the folder of a run with its {RECORD}, was {folder}: {error}") from None
+        was = f"{folder}, {_fault(folder, error)}"
+        raise SessionError(f"run: must be the folder of a run with its {RECORD}, was {was}") from None
     if not isinstance(record, dict) or "state" not in record:
         raise SessionError(f"{folder / RECORD}: must be a run's record with a state")
     return record
+
+
+def _fault(folder: Path, error: Exception) -> str:
+    """Return why a folder's record can't be read, as a clause after the folder's name."""
+    if not folder.is_dir():
+        return "which is not there" if not folder.exists() else "which is a file"
+    if isinstance(error, FileNotFoundError):
+        return "which has none"
+    why = error.strerror if isinstance(error, OSError) else f"it is damaged: {error}"
+    return f"of which it can't be read: {why}"
 
 
 def restored(folder: Path) -> dict[str, Any]:

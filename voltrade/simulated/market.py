@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 
@@ -179,6 +180,12 @@ class Market:
         """Time at which the next order reaches the matching engine, ms; NEVER if none is on its way."""
         on_their_way = (order.live_from for order in self.open_orders.values() if order.phase is Phase.IN_FLIGHT)
         return min(on_their_way, default=NEVER)
+
+    @property
+    def price(self) -> Decimal:
+        """Price of the last trade, or before it that of the tape's first; 0 where neither is known."""
+        first = int(self.tape.price[0]) if self.tape is not None and len(self.tape.price) else 0
+        return self.instrument.price(self.last_price or first)
 
     def follow(self, tape: Trades) -> None:
         """Price what takes liquidity by the trades of a tape; those up to the last trade id have been played."""

@@ -194,6 +194,7 @@ class Venue:
                     player, row = self.player, {"lockstep": self.lockstep, "instance": self.instance}
                     row |= {"time": self.now(), "last_time": player.last_time, "symbols": list(self.market_data)}
                     row |= {"trades": len(player.trades), "played": player.trades_played, "sent": self.data.sent}
+                    row |= {"prices": {name: f"{market.price:f}" for name, market in self.exchange.markets.items()}}
                     return json_response({**row, "sockets": len(self.streams.sockets)})
                 case "POST", "/voltrade/stop":
                     self.stopping.set()
