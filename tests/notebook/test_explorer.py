@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
@@ -28,6 +28,7 @@ from voltrade.notebook.explorer_widgets import PAGES
 from voltrade.notebook.papermill_engine import Refused
 from voltrade.report.chart_style import MAX_BARS
 from voltrade.report.html import frame_table, shortened
+from voltrade.report.plot_widget import PlotWidget
 from voltrade.report.research_chart import ResearchChart
 from voltrade.research.backtest import backtest
 from voltrade.research.prepared_tape import Research
@@ -44,10 +45,13 @@ def research() -> Research:
     return Research(synthetic_trades(BTCUSDT, seed=8, hours=26))
 
 
-@pytest.fixture(autouse=True)
-def _no_page_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _no_page_listens() -> Iterator[None]:
     """Tell no page of the 1,400 widgets of an explorer: that they reach one, browser, notebooks and widgets test."""
-    monkeypatch.setattr(Widget, "open", lambda widget: None)
+    PlotWidget()  # makes what is shared with the plots of other tests, which a page is told of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Widget, "open", lambda widget: None)
+        yield
 
 
 @pytest.fixture
