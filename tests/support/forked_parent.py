@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 
 from support.compiled_rules import compile_rules
@@ -14,3 +15,4 @@ NEEDED = (
 for name in NEEDED:
     import_module(name)
 compile_rules()
+gc.freeze()  # else each fork would copy all of it for its first search for garbage
