@@ -2,9 +2,9 @@
 
 `OrderMonitor` registers an order before it is sent, follows it through answers, stream events and look-ups in whatever
 order they arrive, and counts each fill once. What is sent for a position, and what a refusal leads to, is in
-`order_rules` and `position_rules`, which a backtest runs too. A compiled backtest does without what is here: orders by client
-order id (`order_register`), unknown outcomes, snapshots of the account (`snapshot_check`), foreign orders, restarts,
-and the state for the next run (`saved_orders`).
+`order_rules` and `position_rules`, which a backtest runs too. A compiled backtest does without what is here: orders by
+client order id (`order_register`), unknown outcomes, snapshots of the account (`snapshot_check`), foreign orders,
+restarts, and the state for the next run (`saved_orders`).
 
 The monitor decides and returns outputs; it sends nothing and reads no clock.
 """

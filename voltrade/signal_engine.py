@@ -270,7 +270,7 @@ class SignalEngine:
 
         Args:
             state: what is kept between bars: the fields that the indicators declare, and `bars`, the number of bars up
-                to this one, which goes on over midnight; after the rule was off it counts from the bars that warm it up.
+                to this one, which goes on over midnight (after the rule was off, from the bars that warm it up on).
             bar: the closed bar. `open`, `high`, `low`, `close` and `vwap` in the quote asset; `volume` and
                 `taker_buy_volume` (bought by takers) in coins; `notional` in the quote asset; `trade_count` in
                 aggTrades; `open_time` and `close_time` of its first and last trade in ms UTC; `number` of the bar
