@@ -27,6 +27,7 @@ from support import fake_engine
 
 from voltrade.config import RECORDED, RUN_DIR, Config
 from voltrade.engine import ctl
+from voltrade.engine.checks import Check
 from voltrade.errors import ConfigError, SessionError
 from voltrade.notebook import papermill_engine, session, session_view
 from voltrade.notebook.papermill_engine import Refused, move_aside
@@ -223,6 +224,17 @@ def test_a_refused_start_shows_its_table_with_the_failing_rows_first(monkeypatch
     assert page.index("leverage") < page.index("https://fapi.binance.com")
     assert page.count("background:#fbe9ea") == 1
     assert "5 (-p apply_account_settings True)" in re.sub("<[^>]+>", "", page)
+
+
+def test_a_row_that_prevents_no_start_and_no_trade_either_is_marked_with_what_it_must_be() -> None:
+    """A record of an earlier version lacks the field."""
+    old = {"item": "endpoint", "found": "https://fapi.binance.com", "wanted": "", "ok": True}
+    large = {"item": "largest order", "found": "none", "wanted": "at least 120", "ok": True, "is_warning": True}
+    page = session_view.startup_table([old, large])
+    assert re.sub("<[^>]+>", " ", page[page.index("<tbody>") :]).split() == [
+        *("~~", "largest", "order", "none", "at", "least", "120", "ok", "endpoint", "https://fapi.binance.com"),
+    ]
+    assert [Check.of(row).marked for row in (old, large)] == [old["found"], "~~ none, must be at least 120"]
 
 
 def test_an_engine_that_dies_is_noticed(outputs: list[tuple[str, Any]]) -> None:

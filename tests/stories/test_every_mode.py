@@ -221,7 +221,9 @@ def test_a_live_engine_whose_ceiling_was_lowered_meanwhile_protects_its_position
     assert again.wait(120) == 0, (run / "engine.log").read_text()[-2000:]
     record = json.loads((run / "run.json").read_text())
     check_replay(run, record)
-    assert record["end_reason"].startswith("NOT_PERMITTED: ceilings.json: leverage must be at most max_leverage 1")
+    assert record["end_reason"].startswith(
+        "NOT_PERMITTED: ceilings.json: leverage is 5, must be at most max_leverage 1"
+    )
     truth = Truth.of(folder)
     assert len([order for order in truth.kind("order") if not order["reduce_only"]]) == entered
     held = Decimal(truth.kind("fill")[-1]["position"])
@@ -265,7 +267,13 @@ def test_paper_sends_nothing_that_is_signed_and_its_account_outlives_the_session
     assert (day.first, day.last, day.missing) == (int(seen[0].id[0]), int(seen[-1].id[-1]), 0)
     assert day.rows == sum(map(len, seen))
     asked = {request["path"] for request in Truth.of(folder).kind("request")[before:]}
-    assert asked <= {"/fapi/v1/exchangeInfo", "/fapi/v1/time", "/fapi/v1/klines", "/fapi/v1/aggTrades"}
+    assert asked <= {
+        "/fapi/v1/exchangeInfo",
+        "/fapi/v1/premiumIndex",
+        "/fapi/v1/time",
+        "/fapi/v1/klines",
+        "/fapi/v1/aggTrades",
+    }
 
 
 def test_demo_takes_its_keys_from_a_private_file_and_needs_no_word(
