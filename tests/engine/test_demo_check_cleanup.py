@@ -195,9 +195,11 @@ class Check:
     account: Account
     sent: SentOrders = field(default_factory=SentOrders)
 
-    async def place(self, name: str = "1e", side: str = "BUY", kind: str = "MARKET") -> Response:
+    async def place(
+        self, name: str = "1e", side: str = "BUY", kind: str = "MARKET", quantity: str = "0.002"
+    ) -> Response:
         """Send an order: MARKET, LIMIT, or STOP of the check's quantity, or CLOSE, which closes all there is."""
-        given = {"side": side} if kind == "CLOSE" else {"side": side, "quantity": "0.002"}
+        given = {"side": side} if kind == "CLOSE" else {"side": side, "quantity": quantity}
         is_stop = kind in ("STOP", "CLOSE")
         given |= {"clientAlgoId": OURS + name} if is_stop else {"newClientOrderId": OURS + name, "type": kind}
         call = STOP if is_stop else ORDER
@@ -361,6 +363,11 @@ async def arrives_late(check: Check, after_s: float = 9.9) -> None:
     check.account.after(after_s, lambda: check.account.trade(BOUGHT, 1, "0.002"))
 
 
+async def refused_as_nothing_to_reduce_beside_a_position(check: Check) -> None:
+    await check.place()
+    check.account.spoil = during(120, check.account, NOTHING, "PostOrder")
+
+
 async def refused_as_nothing_to_reduce(check: Check) -> None:
     """For most of the time after which others count as having closed it, with another answer in between."""
 
@@ -427,6 +434,7 @@ async def sold_by_the_stop_in_part(check: Check) -> None:
         (partial(arrives_late, after_s=3.9), "0.002", 1, ""),
         (executes_late, "0.002", 1, ""),
         (refused_as_nothing_to_reduce, "0.002", 1, ""),
+        (refused_as_nothing_to_reduce_beside_a_position, "0.002", 1, ""),
         (sent_again_after_a_slow_refusal, "0.002", 1, ""),
         (sold_by_the_stop, "0", 0, "a position of 0.050, vt-other-1e1, web_2"),
         (sold_by_the_stop_in_part, "0.001", 1, "a position of 0.050, vt-other-1e1, web_2"),
@@ -600,6 +608,12 @@ async def exits_are_down_beside_a_stop(check: Check) -> None:
     await exits_are_down(check)
 
 
+async def exits_are_down_beside_one_of_another_quantity(check: Check, quantity: str) -> None:
+    """A smaller one doesn't protect all, and a larger one would sell coins of others."""
+    await check.place("2s", "SELL", "STOP", quantity)
+    await exits_are_down(check)
+
+
 async def exits_are_down_beside_one_that_closes_all(check: Check) -> None:
     """It would close others' coins too, and gives way to one of what was bought."""
     await check.place("2s", "SELL", "CLOSE")
@@ -649,6 +663,8 @@ async def stops_are_in_the_way(check: Check) -> None:
     [
         (exits_are_down, 1, 0),
         (exits_are_down_beside_a_stop, 0, 0),
+        (partial(exits_are_down_beside_one_of_another_quantity, quantity="0.001"), 1, 0),
+        (partial(exits_are_down_beside_one_of_another_quantity, quantity="0.004"), 1, 0),
         (exits_are_down_beside_one_that_closes_all, 1, 0),
         (stops_are_down_beside_one_that_closes_all, 0, 0),
         (the_stop_is_lost, 1, 15),

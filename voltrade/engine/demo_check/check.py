@@ -104,15 +104,20 @@ async def check_exchange(
         report = Report(wiring.endpoint.rest, wiring.instrument.symbol, exchange_version(), begun=wiring.clock())
         stamp = f"{int(time.time()):x}{secrets.token_hex(2)}"
         context = CheckContext(wiring, report, record, notice.on_row, on_address, stamp, notice.begin_part)
-        try:
-            async with context.part("start"):
-                await _begin(context, last_final_state(ledger, "", folder), environment)
-                await _check(context)
-        except asyncio.CancelledError:
-            await _to_the_end(_tell_interrupted(context))
-        finally:
-            _save(context, folder, environment)
+        await _do(context, last_final_state(ledger, "", folder), folder, environment)
     return report
+
+
+async def _do(context: CheckContext, last: FinalState | None, folder: Path, environment: Mapping[str, str]) -> None:
+    """Do the check; whatever ends it, rows and verdicts are written."""
+    try:
+        async with context.part("start"):
+            await _begin(context, last, environment)
+            await _check(context)
+    except asyncio.CancelledError:
+        await _to_the_end(_tell_interrupted(context))
+    finally:
+        _save(context, folder, environment)
 
 
 def run_check(

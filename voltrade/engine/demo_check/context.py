@@ -204,8 +204,7 @@ class CheckContext:
 
     async def position(self) -> Decimal:
         """Return the position of the symbol, in coins."""
-        rows = await self.read("fapiPrivateV3GetPositionRisk", symbol=self.symbol)
-        return sum((Decimal(row["positionAmt"]) for row in rows if row["symbol"] == self.symbol), Decimal(0))
+        return await self.clean_up.position()
 
     async def within_position(self, wanted: Decimal, seconds: float) -> bool:
         """Wait until the position is `wanted`; return whether it became so."""

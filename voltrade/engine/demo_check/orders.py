@@ -167,7 +167,7 @@ async def _check_fill(context: CheckContext, name: str, lots: int, sent: int) ->
     context.row(PART, "position by query", f"{wanted:f}", f"{held:f}", held == wanted)
     await context.event("ACCOUNT_UPDATE")
     _check_order_of_events(context, sent)
-    _check_readable(context, events)
+    check_readable(context, PART, "events are read", events)
 
 
 def _check_order_of_events(context: CheckContext, sent: int) -> None:
@@ -182,15 +182,15 @@ def _check_order_of_events(context: CheckContext, sent: int) -> None:
     context.answer("fill events", f"{found}; B names {', '.join(assets) or 'nothing'}; fees in {', '.join(fees)}")
 
 
-def _check_readable(context: CheckContext, events: list[Frame]) -> None:
-    """Read the order's events as trading does."""
+def check_readable(context: CheckContext, part: str, item: str, events: list[Frame]) -> None:
+    """Read the events of an order, and of a stop, as trading does."""
     reader, wrong = MessageReader(context.instrument), []
     for frame in events:
         try:
-            reader.order_update(frame.body)
+            (reader.algo_update if frame.kind == "ALGO_UPDATE" else reader.order_update)(frame.body)
         except DataError as error:
             wrong.append(str(error))
-    context.row(PART, "events are read", "no error", "; ".join(wrong[:2]) or f"{len(events)} read", not wrong)
+    context.row(part, item, "no error", "; ".join(wrong[:2]) or f"{len(events)} read", not wrong)
 
 
 def _told(context: CheckContext, item: str, event: Frame | None, sent: int) -> None:

@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 from voltrade.engine.demo_check.context import CheckContext, coded
-from voltrade.errors import DataError
-from voltrade.exchange.messages import MessageReader
+from voltrade.engine.demo_check.orders import check_readable
 
 PART = "stops"
 TRIGGER_TRIES, TRIGGER_WITHIN_S = 6, 10.0
@@ -97,7 +96,7 @@ async def _check_trigger(context: CheckContext, lots: int, others: dict[str, str
     frames = [frame for frame in context.events_of(name) if frame.kind == "ALGO_UPDATE"]
     words = [f"{frame.order['X']} after {frame.at - frames[0].at:,} ms" for frame in frames]
     context.row(PART, "a stop triggers", "to FINISHED", ", ".join(words), end is not None)
-    _check_readable(context, name)
+    check_readable(context, PART, "its events are read", context.events_of(name))
     await _check_child(context, name)
     flat = await context.within_position(Decimal(0), 5.0)
     context.row(PART, "its fill closes the position", "flat", "flat" if flat else "a position is left", flat)
@@ -122,16 +121,6 @@ async def _trigger(context: CheckContext, lots: int) -> str:
 def _has_left(context: CheckContext, name: str) -> bool:
     """Whether a stop is no longer NEW, by its events."""
     return any(frame.kind == "ALGO_UPDATE" and frame.order.get("X") != "NEW" for frame in context.events_of(name))
-
-
-def _check_readable(context: CheckContext, name: str) -> None:
-    reader, wrong, events = MessageReader(context.instrument), [], context.events_of(name)
-    for frame in events:
-        try:
-            (reader.algo_update if frame.kind == "ALGO_UPDATE" else reader.order_update)(frame.body)
-        except DataError as error:
-            wrong.append(str(error))
-    context.row(PART, "its events are read", "no error", "; ".join(wrong[:2]) or f"{len(events)} read", not wrong)
 
 
 async def _check_child(context: CheckContext, name: str) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from voltrade.background import background
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.demo_check.cleanup import CleanUp, Terms
+from voltrade.engine.demo_check.ending import ASK_FOR_THE_END
 from voltrade.engine.demo_check.sent_orders import SentOrders, encoded
 from voltrade.engine.demo_check.terminal import Terminal
 from voltrade.errors import SessionError
@@ -40,8 +41,6 @@ READY_WITHIN_S = 60.0
 """How long the process may take to import its modules."""
 ENDS_WITHIN_S = 5.0
 """How long it may take to end once it isn't needed."""
-IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP")
-"""Signals that don't end the process."""
 
 
 class Watcher:
@@ -187,8 +186,8 @@ async def clean_up(account: Mapping[str, Any], sent: SentOrders) -> None:
 
 
 def main(silent_s: float) -> int:
-    """Watch the check at the other end of standard input."""
-    for name in IGNORED:
+    """Watch the check at the other end of standard input; no signal but SIGKILL ends it."""
+    for name in ASK_FOR_THE_END:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     sent, account = SentOrders(), dict[str, Any]()
     is_done = False
