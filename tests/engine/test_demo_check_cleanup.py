@@ -561,6 +561,7 @@ def test_an_exit_that_executes_a_moment_later_is_waited_for(account: Account, fi
     [
         ("child", "FINISHED", True, 0),
         ("child", "TRIGGERED", True, 0),
+        ("queries", "FINISHED", True, 0),  # the list of all orders has it
         (STOPPED, "FINISHED", True, 0),
         ("no number", "TRIGGERING", True, 0),
         ("nothing sold", "TRIGGERING", False, 1),  # the exchange sells no more than there is
@@ -586,6 +587,8 @@ def test_a_stop_that_may_have_sold_counts_as_an_exit_beside_coins_of_others(
         if hidden == "no number":
             account.orders[STOPPED].child = ""
             account.after(20, tell)
+        elif hidden == "queries":
+            account.spoil = during(3_600, account, DOWN, "GetOrder")
         else:
             account.spoil = hiding(20, account, hidden)
         await check.clean(60)
@@ -827,6 +830,25 @@ def test_a_stop_that_triggers_ends_with_its_order_or_where_it_can_sell_nothing(
 
     asyncio.run(clean())
     assert ends_s <= (account.now - 1_000_000) / 1000 < ends_s + 15
+
+
+@pytest.mark.parametrize("others", ["0", "0.050"])
+def test_a_stop_that_hangs_in_its_trigger_is_cancelled_where_it_can_be(account: Account, others: str) -> None:
+    def spoil(call: str, params: Mapping[str, Any]) -> Response | None:
+        if call != CANCEL_STOP:
+            return None
+        account.orders[OURS + "1s"].status = "CANCELED"
+        return Response(200, body={"code": "200"})
+
+    async def clean() -> None:
+        check = Check(account)
+        await check.place("1s", "SELL", "STOP")
+        account.held, account.orders[OURS + "1s"].status = Decimal(others), "TRIGGERING"
+        account.spoil = spoil
+        await check.clean(5)
+
+    asyncio.run(clean())
+    assert account.orders[OURS + "1s"].status == "CANCELED"
 
 
 @pytest.mark.parametrize("status", [400, 401, 503])

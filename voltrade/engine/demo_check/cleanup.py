@@ -344,7 +344,7 @@ class CleanUp:
     def _needless_stops(self) -> list[SentOrder]:
         """Return the stops to cancel: all but the one that is needed, and none before that one rests."""
         needed = self._to_protect
-        stops = [order for order in self._sent.undecided if order.is_stop and not triggers(order)]
+        stops = [order for order in self._sent.undecided if order.is_stop]
         kept = [order for order in stops if -order.quantity == needed > 0 and order.status in RESTING]
         return [order for order in stops if order not in kept[:1]] if kept or needed <= 0 else []
 
@@ -399,5 +399,5 @@ class CleanUp:
 
 
 def triggers(stop: SentOrder) -> bool:
-    """Return whether a stop has left its place in the book, so that no cancel takes it back."""
+    """Return whether a stop has left its place in the book, so that it protects nothing and may have sold."""
     return stop.is_seen and (bool(stop.child) or stop.status not in RESTING)
