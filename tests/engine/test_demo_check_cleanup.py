@@ -759,6 +759,18 @@ def test_an_order_that_may_rest_is_looked_for_and_cancelled_by_its_name(
     assert name not in account.orders or account.orders[name].status == "CANCELED"
 
 
+def test_a_name_that_is_taken_proves_that_the_first_attempt_arrived(account: Account) -> None:
+    async def clean() -> str:
+        check = Check(account)
+        await check.lose("1s", "SELL", "STOP", arrives=True)
+        assert (await check.place("1s", "SELL", "STOP")).code == -4116
+        account.spoil = hiding(300, account, OURS + "1s")
+        return await check.clean(320)
+
+    assert asyncio.run(clean()) == ""
+    assert account.now >= 1_300_000
+
+
 @pytest.mark.parametrize("lists", ["GetAllAlgoOrders", "GetOpenAlgoOrders"])
 @pytest.mark.parametrize("query", [GONE, DOWN, *(Response(400, code) for code in (-1021, -2012, -2015, -2017))])
 def test_an_order_without_an_answer_ends_only_by_a_query_and_both_lists(
