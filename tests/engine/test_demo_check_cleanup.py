@@ -564,6 +564,7 @@ def test_an_exit_that_executes_a_moment_later_is_waited_for(account: Account, fi
         ("queries", "FINISHED", True, 0),  # the list of all orders has it
         (STOPPED, "FINISHED", True, 0),
         ("no number", "TRIGGERING", True, 0),
+        ("behind its event", "TRIGGERING", True, 0),
         ("nothing sold", "TRIGGERING", False, 1),  # the exchange sells no more than there is
         ("nothing sold", "FINISHED", False, 1),
     ],
@@ -587,6 +588,10 @@ def test_a_stop_that_may_have_sold_counts_as_an_exit_beside_coins_of_others(
         if hidden == "no number":
             account.orders[STOPPED].child = ""
             account.after(20, tell)
+        elif hidden == "behind its event":
+            check.sent.learn_event({"caid": STOPPED, "X": status, "ai": ""})
+            stale = Response(200, body={"clientAlgoId": STOPPED, "algoStatus": "NEW", "actualOrderId": ""})
+            account.spoil = during(20, account, stale, "GetAlgoOrder")
         elif hidden == "queries":
             account.spoil = during(3_600, account, DOWN, "GetOrder")
         else:
@@ -1072,7 +1077,7 @@ def test_what_proves_the_end_of_an_order(
         ([algo("NEW")], True, "0"),
         ([algo("CANCELED")], False, "0"),
         ([algo("EXPIRED")], False, "0"),
-        ([algo("TRIGGERING")], True, "0"),
+        ([algo("TRIGGERING"), algo("NEW")], True, "0"),
         ([algo("FINISHED")], True, "0"),
         ([algo("FINISHED", "77")], True, "0"),
         ([algo("FINISHED", "77"), {**FILLED, "orderId": 77}], False, "-0.002"),

@@ -203,7 +203,7 @@ class CleanUp:
         await asyncio.gather(*(self.attempt(None, self._look_at(order)) for order in orders))
         open_ones = [order for order in orders if order.can_act]
         unseen = [order for order in open_ones if order.name not in self._found]
-        ordinary = [order for order in unseen if not order.is_stop] + [order for order in open_ones if triggers(order)]
+        ordinary = [order for order in unseen if not order.is_stop] + [order for order in open_ones if order.has_left]
         for kind, wanted in (("", ordinary), ("Algo", [order for order in unseen if order.is_stop])):
             await self.attempt(None, self._look_at_lists(kind, wanted))
 
@@ -255,7 +255,7 @@ class CleanUp:
         """
         _, since = self._states.get(order.name, ("", 0))
         is_same = order.name in self._found and self._now - since >= STUCK_MS
-        return is_same and triggers(order) and order.became not in RESTING and self._is_nothing_held
+        return is_same and order.has_left and order.became not in RESTING and self._is_nothing_held
 
     @property
     def _is_nothing_held(self) -> bool:
@@ -290,7 +290,7 @@ class CleanUp:
 
     def _rests(self, stop: SentOrder) -> bool:
         """Whether a stop was seen to rest in this round."""
-        return stop.name in self._found and stop.status in RESTING
+        return stop.name in self._found and not stop.has_left
 
     @property
     def _to_protect(self) -> Decimal:
@@ -327,7 +327,7 @@ class CleanUp:
         A name can't rest twice, so that at most one of these is undecided.
         """
         needed = self._to_protect
-        stops = [order for order in self._sent.undecided if order.is_stop and order.quantity and not triggers(order)]
+        stops = [order for order in self._sent.undecided if order.is_stop and order.quantity and not order.has_left]
         placed = [order for order in stops if order.is_seen or order.outcome is Outcome.ACCEPTED]
         if needed <= 0 or any(-order.quantity == needed for order in placed):
             return
@@ -396,8 +396,3 @@ class CleanUp:
         if response.status != 200:
             raise ExchangeError(f"{call}: HTTP {response.status}, code {response.code}: {response.text[:100]}")
         return response.body
-
-
-def triggers(stop: SentOrder) -> bool:
-    """Return whether a stop has left its place in the book, so that it protects nothing and may have sold."""
-    return stop.is_seen and (bool(stop.child) or stop.status not in RESTING)

@@ -7,6 +7,7 @@ from dataclasses import fields
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urlsplit
 
 from voltrade.engine.demo_check.context import CheckContext, coded
 from voltrade.engine.demo_check.frames import Frame, Listener
@@ -78,7 +79,6 @@ async def check_streams(context: CheckContext, host: str, is_own: bool) -> None:
     await asyncio.gather(market.open(f"{name}@aggTrade", f"{name}@markPrice@1s"), public.open(f"{name}@bookTicker"))
     waits = [(market, "aggTrade"), (market, "markPriceUpdate"), (public, "bookTicker")]
     firsts = await asyncio.gather(*(each.first(_of_kind(kind), FIRST_WITHIN_S) for each, kind in waits))
-    where = host.partition("://")[2].partition(":")[0]
     is_quiet = is_own and None in firsts and await _is_quiet(context, begun)
     for (listener, kind), first in zip(waits, firsts, strict=True):
         took = first.at - begun if first else 0
@@ -86,7 +86,7 @@ async def check_streams(context: CheckContext, host: str, is_own: bool) -> None:
         if first is None and listener.is_open and is_quiet and kind != "markPriceUpdate":
             context.row("market", kind, "its first message", f"no trade in {FIRST_WITHIN_S:.0f} s", "differs")
             continue
-        item = f"{kind}, {where}" if not is_own else kind
+        item = kind if is_own else f"{kind}, {urlsplit(host).hostname}"
         ok = first is not None and (not is_own or _is_readable(context, first))
         context.row("market", item, "its first message, and one that trading reads", found, _judged(ok, is_own), took)
     await public.close()

@@ -75,6 +75,11 @@ class SentOrder:
         return bool(self.status or self.became)
 
     @property
+    def has_left(self) -> bool:
+        """Whether it has left its place in the book: a stop that did protects nothing, and may have sold."""
+        return self.is_seen and (bool(self.child) or self.status not in RESTING)
+
+    @property
     def is_sale(self) -> bool:
         return self.quantity <= 0
 
@@ -95,7 +100,9 @@ class SentOrder:
         if not self.can_act and not self.is_absent:
             return
         self.outcome, self.is_absent = Outcome.ACCEPTED, False
-        self.status, self.child, self.became = status or self.status, child or self.child, became or self.became
+        is_behind = status in RESTING and self.has_left
+        self.status = self.status if is_behind else status or self.status
+        self.child, self.became = child or self.child, became or self.became
         self.executed = max(self.executed, Decimal(executed), key=abs)
 
     def would_see(self, **facts: Any) -> bool:
