@@ -17,7 +17,7 @@ from voltrade.config import Config
 from voltrade.engine.demo_check.check import REPORT, VERDICTS
 from voltrade.engine.demo_check.report import Report, Row
 from voltrade.errors import SessionError
-from voltrade.notebook.demo_check import DemoCheck, _follow, _given
+from voltrade.notebook.demo_check import DemoCheck, _follow, _given, run
 
 
 def a_record(folder: Path, *rows: Row) -> DemoCheck:
@@ -163,3 +163,14 @@ def test_the_command_refuses_a_check_without_keys(
     assert main(["doctor", "--trade", "--record", str(tmp_path / "record"), "-p", "mode", "demo"]) == 2
     assert "mode demo: VOLTRADE_API_KEY: must be set in the environment" in capsys.readouterr().err
     assert not (tmp_path / "record").exists()
+
+
+def test_a_refusal_is_the_errors_text_and_is_not_printed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """papermill shows a traceback and no output, a notebook shows both."""
+    for name in ("VOLTRADE_API_KEY", "VOLTRADE_API_SECRET", "VOLTRADE_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SessionError, match="the check could not begin: mode demo: VOLTRADE_API_KEY: must be set"):
+        run(Config.from_parameters(mode="demo", threshold=100), str(tmp_path / "record"))
+    assert "must be set" not in "".join(capfd.readouterr())

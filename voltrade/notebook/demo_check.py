@@ -26,6 +26,9 @@ from voltrade.errors import SessionError
 from voltrade.report.html import frame_table, judged_table
 from voltrade.runs.listing import project_root
 
+REFUSED = "doctor: "
+"""How the command's refusal begins, which is its last line; here it is the error's text, not printed too."""
+
 
 class DemoCheck:
     """A finished check, as its folder has it."""
@@ -110,27 +113,30 @@ def run(config: Config, record: str = "") -> DemoCheck:
         record: New or empty folder for the record; empty for one under `runs/`.
 
     Raises:
-        SessionError: The check could not begin, or was killed; what it printed says why.
+        SessionError: The check could not begin, or was killed; says why.
     """
     folder = Path(record) if record else project_root() / "runs" / record_name(datetime.now(UTC))
     command = [sys.executable, "-m", "voltrade", "doctor", "--trade", "--record", str(folder), *_given(config)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    _follow(process)
+    refusal = _follow(process)
     if not (folder / REPORT).exists():
-        raise SessionError("the check could not begin: what it printed last says why")
+        raise SessionError(f"the check could not begin: {refusal or 'what it printed last says why'}")
     return DemoCheck(folder)
 
 
-def _follow(process: subprocess.Popen[str]) -> None:
-    """Print what a process prints. An interrupt is passed on, and its end waited for."""
+def _follow(process: subprocess.Popen[str]) -> str:
+    """Print what a process prints, but return its refusal. An interrupt is passed on, and its end waited for."""
     assert process.stdout is not None
-    is_interrupted = False
+    is_interrupted, refusal = False, ""
     while True:
         try:
             for line in process.stdout:
-                print(line, end="")
+                if line.startswith(REFUSED):
+                    refusal = line.removeprefix(REFUSED).strip()
+                else:
+                    print(line, end="")
             process.wait()
             break
         except KeyboardInterrupt:
@@ -139,6 +145,7 @@ def _follow(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
     if is_interrupted:
         raise KeyboardInterrupt
+    return refusal
 
 
 def _given(config: Config) -> list[str]:
