@@ -958,7 +958,7 @@ def test_the_watching_process_ends_well_where_it_can_not_read_what_is_others(
     monkeypatch.setattr(watcher, "BinanceRestClient", lambda *_: account)
     asyncio.run(story())
     assert (account.held, account.later) == (0, [])
-    assert "nothing of the check is left open; not the check's: unknown" in caplog.text
+    assert "nothing of the check is left open; left as it is: unknown" in caplog.text
 
 
 @pytest.mark.parametrize("part", ["flat again", "clean-up"])

@@ -181,7 +181,7 @@ def test_the_second_process_watches_until_nothing_is_left_and_what_others_have_f
     ending: Any = Ending(others)
     asyncio.run(check._clean_up(ending, ending))
     assert ending.done == ["flat", "dismissed"]
-    assert ending.rows == ({f"not the check's, and left alone: {others}": False} if others else {})
+    assert ending.rows == ({f"left as it is: {others}": False} if others else {})
 
 
 @pytest.mark.parametrize("is_complete", [False, True])

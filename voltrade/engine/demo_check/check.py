@@ -302,7 +302,7 @@ async def _clean_up(context: CheckContext, watcher: Watcher) -> None:
         await context.clean_up.run()
         await watcher.dismiss()
         if others := await context.clean_up.of_others():
-            found = f"not the check's, and left alone: {others}"
+            found = f"left as it is: {others}"
             context.row("money", "clean-up", "an account that nobody else trades", found, ok=False)
 
 

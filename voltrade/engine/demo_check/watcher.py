@@ -182,7 +182,7 @@ async def clean_up(account: Mapping[str, Any], sent: SentOrders) -> None:
     finally:
         await exchange.close()
     log = logging.getLogger(__name__)
-    log.warning("clean-up: nothing of the check is left open" + (f"; not the check's: {others}" if others else ""))
+    log.warning("clean-up: nothing of the check is left open" + (f"; left as it is: {others}" if others else ""))
 
 
 def main(silent_s: float) -> int:
