@@ -195,7 +195,8 @@ class ExitSettings(Settings):
     exit_on_opposite_signal: bool = True
     """An opposite signal closes the position, before any gate is asked."""
     max_holding_bars: Wholes = 0
-    """Exit when this many bars have closed since the entry's first fill; 0 for never."""
+    """Exit when this many bars have closed since the entry's first fill; 0 for never. Bars that close between two
+    sessions don't count, though `max_holding_s` goes on."""
     max_holding_s: Seconds = 0.0
     """Exit this many seconds after the entry's first fill; 0 for never."""
     working_type: Literal["CONTRACT_PRICE", "MARK_PRICE"] = "CONTRACT_PRICE"
@@ -237,7 +238,7 @@ class RiskSettings(Settings):
     drawdown_resume: Resume = "person"
     """As `daily_loss_resume`; after it the drawdown is measured from the equity of that moment."""
     max_consecutive_losses: Count = 5
-    """Round trips in a row with a net PnL below zero at which the rule trips."""
+    """Round trips in a row with a net PnL below zero at which the rule trips; one of zero neither counts nor ends it."""
     consecutive_losses_action: BreakerAction = "block"
     """As `daily_loss_action`."""
     consecutive_losses_resume: Resume = "after_seconds"
@@ -268,7 +269,7 @@ class ExecutionSettings(Settings):
     recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
     """A signed request that arrives later than this after it was sent is refused by the exchange."""
     latency_ms: Wholes = 50
-    """Simulated exchange: time from the decision until the order is there."""
+    """Simulated exchange: time from the decision until the order is there; a cancel is there at once. See `wallet`."""
     slippage_bps: BasisPoints = 0.5
     """Simulated exchange: each fill of an order that takes is worse by this, an extrapolated one by twice as much; a
     limit order's is never beyond its limit. In every mode sizes count with it as the expected slippage."""
@@ -286,8 +287,8 @@ class ExecutionSettings(Settings):
     """Simulated exchange: longs pay it to shorts at each funding time of the symbol, where the tape has no funding;
     shorts to longs where it is negative."""
     wallet: Account = Decimal(10_000)
-    """Simulated exchange: wallet balance of a new account; one that goes on, as in `paper`, keeps its own, and its fees
-    and latency."""
+    """Simulated exchange: wallet balance of a new account. One that goes on, as in `paper`, keeps wallet, fees,
+    latency, slippage and fill horizon of its first start; a venue given by `venue` has those of its own flags."""
 
 
 def _own_venue(address: str) -> str:

@@ -301,7 +301,8 @@ class VolumeBar:
     day: int
     """Days since 1970 of the UTC day that the bar is anchored to; 0 for continuous bars."""
     number: int
-    """Position of the bar after its anchor, from 0. Live, after a restart and in research a bar has the same number."""
+    """Position of the bar after its anchor, from 0. With the anchor `utc_day` a bar has the same number live, after a
+    restart and in research, where the day is known from midnight on; else it counts from the first trade loaded."""
     open_time: int
     close_time: int
     first_trade_id: int

@@ -1,8 +1,8 @@
 """Loads the trades before a session that its bars and indicators need, while the streams are open already.
 
-Bars are anchored to the UTC day, so bar k must be the same bar whenever the engine starts. The volume since midnight
-gives the number of closed bars and the progress of the open one. Minute klines have that volume exactly, in two
-requests, so that only the trades of the last few hundred bars are loaded. Every whole minute is compared with its
+By default bars are anchored to the UTC day, so bar k must be the same bar whenever the engine starts. The volume since
+midnight gives the number of closed bars and the progress of the open one. Minute klines have that volume exactly, in
+two requests, so that only the trades of the last few hundred bars are loaded. Every whole minute is compared with its
 kline; if they differ by more than a thousandth, or if klines don't have the unit of the bars, the trades of the whole
 day are loaded. A smaller difference is told: klines may count trades that aggTrades leave out.
 
@@ -31,7 +31,9 @@ from voltrade.model import DAY_MS, MINUTE_MS, BarResumePoint, History, Instrumen
 log = logging.getLogger(__name__)
 
 MAX_DAYS = 3
-"""Most days that are read to find enough volume; a market with less volume warms up during the session."""
+"""Most days of klines that are read to find enough volume; a market with less warms up during the session.
+
+Where no klines are used, trades are read as far back as the bars need, some 60,000 a minute."""
 
 MAX_CATCH_UP = 50_000
 """Most trades that a restarted engine loads; if it has missed more, it starts its bars again."""
