@@ -238,7 +238,7 @@ class RiskSettings(Settings):
     drawdown_resume: Resume = "person"
     """As `daily_loss_resume`; after it the drawdown is measured from the equity of that moment."""
     max_consecutive_losses: Count = 5
-    """Round trips in a row with a net PnL below zero at which the rule trips; one of zero neither counts nor ends it."""
+    """Round trips in a row with a net PnL below zero at which the rule trips; one of zero counts neither way."""
     consecutive_losses_action: BreakerAction = "block"
     """As `daily_loss_action`."""
     consecutive_losses_resume: Resume = "after_seconds"
