@@ -57,6 +57,12 @@ def funding_payment(value: int, rate_e8: int) -> int:
 
 
 @compiled
+def net_of(realised: int, fees: int, funding: int) -> int:
+    """Return the net of a round trip, or of many at once where they are arrays, in money."""
+    return realised - fees + funding
+
+
+@compiled
 def value_at_mark(lots: int, step_numerator: int, step_denominator: int, mark_e8: int) -> int:
     """Return the money of signed lots at a mark price, as `Instrument.value_at_mark` does, in 64 bits.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from voltrade import order_states as states
 from voltrade import records
+from voltrade.account import net_of
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
 from voltrade.order_queries import (
@@ -471,7 +472,7 @@ def _note_round_trip(account: Record, symbol: Record) -> None:
     add_output(account, records.TRIP_CLOSED, symbol.index, at, states.NONE, trip.closed_at)
     last = note_row(account, symbol.closed_trip_count, len(symbol.closed_trips))
     closed = symbol.closed_trips[last]
-    closed.time, closed.net = trip.closed_at, trip.realised - trip.fees + trip.funding
+    closed.time, closed.net = trip.closed_at, net_of(trip.realised, trip.fees, trip.funding)
     symbol.closed_trip_count = last + 1
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from voltrade import risk
+from voltrade.account import net_of
+from voltrade.compiled import uncompiled
 from voltrade.model import (
     OUR_ORDERS,
     BreakerChange,
@@ -33,6 +35,7 @@ from voltrade.records import (
 )
 
 _CONDITIONAL = {Purpose.STOP: OrderType.STOP_MARKET, Purpose.TAKE_PROFIT: OrderType.TAKE_PROFIT_MARKET}
+_NET_OF = uncompiled(net_of)
 
 
 def is_conditional(purpose: Purpose) -> bool:
@@ -84,7 +87,7 @@ def intent(order: Any, request: OrderRequest, reason: str) -> OrderIntent:
 def round_trip(trip: Any, symbol: str, reason: str, entries: Sequence[int], exits: Sequence[int]) -> RoundTrip:
     """Return a row of TRIP as a `RoundTrip`, with its exit reason and the trade ids of its fills."""
     fields = {name: value for name, value in trip._asdict().items() if name != "fills"}
-    fields |= {"side": Side(trip.side), "net": trip.realised - trip.fees + trip.funding, "exit_reason": reason}
+    fields |= {"side": Side(trip.side), "net": _NET_OF(trip.realised, trip.fees, trip.funding), "exit_reason": reason}
     return RoundTrip(**fields, symbol=symbol, entry_trade_ids=tuple(entries), exit_trade_ids=tuple(exits))
 
 

@@ -110,7 +110,8 @@ def test_an_exit_is_told_of_by_its_round_trip(messages: SessionMessages) -> None
     assert told(messages, an_intent("s", Purpose.STOP, Side.SELL), stop, TRIP, MarkPrice("BTCUSDT", NOON, 1)) == [
         "closed LONG 0.300 BTC 80,000.0 → 79,900.0 · STOP · net -54.00 USDT"
     ]
-    assert messages.ended("TAPE_END", "ab12").text == "ended: TAPE_END; 1 round trips, net -54.00 USDT; head ab12"
+    ended = messages.ended("TAPE_END", "ab12", [TRIP.net, MONEY])
+    assert ended.text == "ended: TAPE_END; 2 round trips, net -53.00 USDT; head ab12"
 
 
 def test_an_exit_that_does_not_close_the_position_is_told_of_as_a_fill(messages: SessionMessages) -> None:

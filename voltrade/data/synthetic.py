@@ -45,7 +45,7 @@ class Market:
 
 
 MARKETS = {
-    "BTCUSDT": Market(Decimal(80_000), Decimal(1_250)),  # 20 BTC a bar: 500 bars in 8 hours
+    "BTCUSDT": Market(Decimal(80_000), Decimal(1_250)),  # at 20 BTC a bar: 500 bars in 8 hours
     "ETHUSDT": Market(Decimal(3_000), Decimal(20_000)),
     "SOLUSDT": Market(Decimal(150), Decimal(150_000)),
     "LTCUSDT": Market(Decimal(85), Decimal(15_000)),

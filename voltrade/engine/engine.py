@@ -43,7 +43,7 @@ from voltrade.engine.paper import PaperExchange
 from voltrade.engine.recorder import Recording
 from voltrade.engine.repeated_alarms import Alarms
 from voltrade.engine.resumption import Resumption
-from voltrade.engine.session_messages import Message, SessionMessages, Urgency
+from voltrade.engine.session_messages import Message, SessionMessages, Urgency, nets_of
 from voltrade.engine.start_checks import start_checks
 from voltrade.engine.status import engine_status
 from voltrade.engine.warmup import Loader, Progress
@@ -412,7 +412,7 @@ class Engine:
         self._journal.append("End", self._system.core.time, {"reason": reason})
         self._journal.commit()
         if self._messages is not None:
-            self.notifier.post(self._messages.ended(reason, self._journal.head))
+            self.notifier.post(self._messages.ended(reason, self._journal.head, nets_of(self._dir / JOURNAL)))
         self._save_final_state()
         self._save_frames()
         self._note_notebook()

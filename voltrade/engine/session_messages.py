@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+from voltrade import journal
 from voltrade.model import (
     MONEY,
     NEVER,
@@ -64,6 +66,11 @@ class _OpenOrder:
     final: int | None = None
 
 
+def nets_of(path: Path) -> list[int]:
+    """Return the nets of all round trips of a run's journal, those of its earlier engines too."""
+    return [row.fact.net for row in journal.read(path, kind=RoundTrip.__name__)]
+
+
 class SessionMessages:
     """Turns facts into messages, in the order of the journal.
 
@@ -79,7 +86,6 @@ class SessionMessages:
         self._down: set[str] = set()
         self._alerts: dict[str, int] = {}
         self._greeting = "started"
-        self._trips = self._net = 0
 
     def of(self, fact: Event | Output) -> list[Message]:
         """Return the messages of a fact; most facts have none."""
@@ -89,9 +95,9 @@ class SessionMessages:
             messages, self._exits = self._exits, []
         return [*messages, *handler(self, fact)] if handler else messages
 
-    def ended(self, reason: str, head: str) -> Message:
-        """Return the message of a session's end."""
-        return Message(f"ended: {reason}; {self._trips} round trips, net {self._money(self._net)}; head {head}")
+    def ended(self, reason: str, head: str, nets: Sequence[int]) -> Message:
+        """Return the message of a session's end, with the nets of all its round trips, in money."""
+        return Message(f"ended: {reason}; {len(nets)} round trips, net {self._money(sum(nets))}; head {head}")
 
     def _on_intent(self, intent: OrderIntent) -> Iterator[Message]:
         self._orders[intent.order.client_order_id] = _OpenOrder(intent)
@@ -126,8 +132,6 @@ class SessionMessages:
     def _on_round_trip(self, trip: RoundTrip) -> Iterator[Message]:
         self._exits.clear()
         self._orders = {name: order for name, order in self._orders.items() if order.intent.round_trip != trip.id}
-        self._trips += 1
-        self._net += trip.net
         side = "LONG" if trip.side is Side.BUY else "SHORT"
         entry, exit_ = (self._price(part, trip.quantity) for part in (trip.entry_notional, trip.exit_notional))
         what = f"closed {side} {self._coins(trip.quantity)} {entry} → {exit_}"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from voltrade import risk
-from voltrade.compiled import Rows
+from voltrade.account import net_of
+from voltrade.compiled import Rows, uncompiled
 from voltrade.core import GATES
 from voltrade.model import BAR, Bools, Instrument, Int64s
 from voltrade.order_states import ENTRY, PURPOSES, REASONS, REJECTED, STATES, UNKNOWN
@@ -130,7 +131,7 @@ def _purposes(purposes: Int64s) -> Any:
 def _trips(trips: Rows) -> Columns:
     return {
         **{name: trips[name] for name in trips.dtype.names or ()},
-        "net": trips["realised"] - trips["fees"] + trips["funding"],
+        "net": uncompiled(net_of)(trips["realised"], trips["fees"], trips["funding"]),
         "exit_reason": words(REASONS, trips["exit_reason"]),
     }
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from voltrade.account import net_of
 from voltrade.compiled import Rows, compiled
 from voltrade.config import Config, SignalSettings
 from voltrade.errors import VoltradeError
@@ -96,7 +97,7 @@ def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int) ->
     longs, realised, fees, funding, ticklots = 0, 0, 0, 0, 0
     for number in range(len(trips)):
         trip = trips[number]
-        nets[number] = (trip.realised - trip.fees + trip.funding) / MONEY
+        nets[number] = net_of(trip.realised, trip.fees, trip.funding) / MONEY
         longs += trip.side > 0
         realised, fees, funding = realised + trip.realised, fees + trip.fees, funding + trip.funding
     for number in range(len(fills)):
