@@ -467,36 +467,6 @@ def test_the_command_line_shows_the_rule_alone(tmp_path: Path) -> None:
     assert files_of(tmp_path / "runs") == set()
 
 
-def test_a_session_runs_in_its_own_folder_and_an_earlier_one_is_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    notebook = a_notebook(
-        tmp_path / "live.ipynb",
-        cell="import os, pathlib\nfolder = pathlib.Path(os.environ['VOLTRADE_RUN_DIR'])\nfolder.mkdir()\n"
-        "(folder / 'run.json').write_text('{\"state\": \"ended\"}')\n"
-        "(folder / 'seed').write_text(str(seed))\nprint(os.environ['VOLTRADE_RECORDED'])",
-    )
-    output = tmp_path / "deep/er/today.ipynb"
-    execute(notebook, output, seed=5)
-    assert (tmp_path / "deep/er/today/seed").read_text() == "5"
-    assert RUN_DIR not in os.environ
-
-    execute(notebook, output, seed=6)
-    assert (tmp_path / "deep/er/today/seed").read_text() == "6"
-    (kept,) = (tmp_path / "deep/er").glob("*_today.ipynb")
-    assert (kept.with_suffix("") / "seed").read_text() == "5"
-    assert nbformat.read(kept, 4).metadata.papermill.parameters == {"seed": 5}
-    assert f"kept the earlier today.ipynb as {kept.name}" in capsys.readouterr().err
-
-
-def test_other_notebooks_are_left_alone(tmp_path: Path) -> None:
-    notebook = a_notebook(tmp_path / "other.ipynb", "token_count = 1", is_session=False)
-    (tmp_path / "runs/other").mkdir()
-    for count in (2, 3):
-        execute(notebook, tmp_path / "runs/other.ipynb", token_count=count)
-    assert files_of(tmp_path / "runs") == {"other", "other.ipynb"}
-
-
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     """An earlier run's notebook, with its folder and record."""
@@ -507,6 +477,43 @@ def earlier(tmp_path: Path) -> Path:
         json.dumps({"state": "ended", "created": "2026-03-01T10:00:00.250+01:00"})
     )
     return output
+
+
+def test_a_session_runs_in_its_own_folder_and_an_earlier_one_is_kept(
+    earlier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = a_notebook(
+        tmp_path / "live.ipynb",
+        cell="import os, pathlib\nfolder = pathlib.Path(os.environ['VOLTRADE_RUN_DIR'])\nfolder.mkdir()\n"
+        "(folder / 'run.json').write_text('{\"state\": \"ended\"}')\n"
+        "(folder / 'seed').write_text(str(seed))\nprint(os.environ['VOLTRADE_RECORDED'])",
+    )
+    before = earlier.read_text()
+    execute(notebook, earlier, seed=6)
+    assert (tmp_path / "runs/today/seed").read_text() == "6"
+    assert nbformat.read(earlier, 4).metadata.papermill.parameters == {"seed": 6}
+    assert RUN_DIR not in os.environ
+    kept = tmp_path / "runs/20260301T090000Z_today.ipynb"
+    assert kept.read_text() == before
+    assert files_of(kept.with_suffix("")) == {"run.json"}
+    assert f"kept the earlier today.ipynb as {kept.name}" in capsys.readouterr().err
+
+
+def test_the_folder_that_an_output_is_to_lie_in_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "deep/er/today.ipynb"
+    monkeypatch.setattr(papermill_engine.SessionEngine, "execute_notebook", lambda nb, *given, **options: nb)
+    execute(a_notebook(tmp_path / "live.ipynb"), output, seed=5)
+    assert nbformat.read(output, 4).metadata.papermill.parameters == {"seed": 5}
+
+
+def test_other_notebooks_are_left_alone(tmp_path: Path) -> None:
+    """The output of an earlier one is written over, and its folder is nobody's."""
+    notebook = a_notebook(tmp_path / "other.ipynb", "token_count = 1", is_session=False)
+    (tmp_path / "runs/other").mkdir()
+    (tmp_path / "runs/other.ipynb").write_text(json.dumps({"metadata": {"papermill": {}}}))
+    execute(notebook, tmp_path / "runs/other.ipynb", token_count=3)
+    assert files_of(tmp_path / "runs") == {"other", "other.ipynb"}
+    assert nbformat.read(tmp_path / "runs/other.ipynb", 4).metadata.papermill.parameters == {"token_count": 3}
 
 
 def test_an_earlier_run_is_named_by_its_start(earlier: Path, tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import papermill
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 
-from voltrade.config import Config, parameter_homes
+from voltrade.config import RECORDED, Config, parameter_homes
 from voltrade.data import tape as data
 from voltrade.report import figure_output
 from voltrade.research.backtest import backtest
@@ -106,12 +109,10 @@ def test_the_data_notebook_goes_on_where_a_tape_is_too_short_to_judge_normality(
 
 def test_the_data_notebook_shows_the_threshold_that_is_nearest_to_normal(tmp_path: Path) -> None:
     """Fault case I16: a table that is made inside `try` is no output of its cell."""
-    path = tmp_path / "01_data.ipynb"
-    papermill.execute_notebook(ROOT / "notebooks" / path.name, path, progress_bar=False, cwd=tmp_path)
-    (normal,) = (cell for cell in cells(path) if cell["id"] == "normal")
-    assert "threshold" in shown(normal)
-    assert "<table" in shown(normal)
-    outputs = [output for cell in cells(path) for output in cell.get("outputs", ())]
+    executed = executed_here("01_data.ipynb", tmp_path)
+    assert "threshold" in shown(executed["normal"])
+    assert "<table" in shown(executed["normal"])
+    outputs = [output for cell in executed.values() for output in cell["outputs"]]
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
 
 
@@ -190,9 +191,40 @@ def figures_in(cell: dict[str, Any]) -> list[dict[str, Any]]:
 def over_the_recording(name: str, recordings: Path, folder: Path, **given: object) -> dict[str, dict[str, Any]]:
     """Execute a notebook over 23 hours of LTCUSDT; return its cells by id."""
     (tape,) = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
-    parameters = {"symbol": "LTCUSDT", "tape": str(tape), "threshold": 280, **given}
-    papermill.execute_notebook(ROOT / "notebooks" / name, folder / name, parameters, progress_bar=False, cwd=folder)
-    return {cell["id"]: cell for cell in cells(folder / name)}
+    return executed_here(name, folder, **{"symbol": "LTCUSDT", "tape": str(tape), "threshold": 280, **given})
+
+
+def executed_here(name: str, folder: Path, **given: object) -> dict[str, dict[str, Any]]:
+    """Run a notebook's cells in an IPython of this process, as papermill gives them; return its code cells by id.
+
+    A kernel of its own costs seconds; `nbval` runs each notebook in one.
+    """
+    code = [cell for cell in cells(ROOT / "notebooks" / name) if cell["cell_type"] == "code"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(RECORDED, "1")
+        patch.chdir(folder)
+        InteractiveShell.clear_instance()
+        shell = InteractiveShell.instance(colors="nocolor")
+        shell.display_formatter.active_types = shell.display_formatter.format_types
+        try:
+            for cell in code:
+                cell["outputs"] = outputs_of(shell, "".join(cell["source"]))
+                if "parameters" in cell["metadata"].get("tags", []):
+                    shell.push({name: value for name, value in given.items() if name in shell.user_ns})
+        finally:
+            InteractiveShell.clear_instance()
+    return {cell["id"]: cell for cell in code}
+
+
+def outputs_of(shell: InteractiveShell, source: str) -> list[dict[str, Any]]:
+    """What a cell shows, as it stands in a notebook."""
+    with capture_output() as captured:
+        shell.display_trap.hook = sys.displayhook  # a cell's last value is shown where what it displays is
+        done = shell.run_cell(source)
+    done.raise_error()
+    texts = [("stdout", captured.stdout), ("stderr", captured.stderr)]
+    streams = [{"name": name, "text": text} for name, text in texts if text]
+    return [*streams, *({"data": output.data} for output in captured.outputs)]
 
 
 def shown(cell: dict[str, Any]) -> str:
