@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from simulation import campaign as campaign_module
 from simulation.campaign import OtherCode, campaign, code_hash, main, session, strikes_by_kind, summary
 from simulation.evidence import Evidence
 from simulation.kinds import KINDS
-from simulation.plans import Plan
-from simulation.scenario import at
+from simulation.plans import Plan, clean_plan
+from simulation.scenario import at, play
 from simulation.tapes import drawn_tape
 
 Json = dict[str, Any]
@@ -130,6 +131,8 @@ def test_a_simulator_that_breaks_is_no_clean_session(monkeypatch: pytest.MonkeyP
 
 
 def test_a_session_without_faults_is_held_against_the_backtest(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = cache(lambda latency_s: play(clean_plan(2, latency_s=latency_s)))
+    monkeypatch.setattr(campaign_module, "play", lambda plan, is_replayed=True: once(plan.latency_s))
     assert session(2, clean=True)["differences"] == []
     monkeypatch.setattr(backtested, "differences", lambda plan, evidence: ["session 1 | backtest 2"])
     told = session(2, clean=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,22 @@ from voltrade.snapshot_check import SnapshotCheck
 EVERY = 20
 
 
-@pytest.fixture
-def path(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The journal of a session with fills, stops, a kill and lost answers; it has a checkpoint each few seconds."""
-    monkeypatch.setattr(checkpoint, "EVERY_TRADES", EVERY)
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a session with fills, stops, a kill and lost answers; it has a checkpoint each few seconds."""
     faults = at(15, "cut", 4), at(25, "kill"), at(40, "operator", action="pause"), at(48, "operator", action="resume")
-    evidence = scenario(*faults, duration_s=90.0, rule=RULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "EVERY_TRADES", EVERY)
+        evidence = scenario(*faults, duration_s=90.0, rule=RULE)
     assert evidence.replay == [0]
-    return workplace() / "runs/run/journal.db"
+    return Path(shutil.copytree(workplace() / "runs/run", tmp_path_factory.mktemp("played") / "run"))
+
+
+@pytest.fixture
+def path(played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its journal, in a copy of the test's own."""
+    monkeypatch.setattr(checkpoint, "EVERY_TRADES", EVERY)
+    return Path(shutil.copytree(played, tmp_path / "run")) / "journal.db"
 
 
 def test_a_recovery_goes_on_from_the_last_checkpoint_as_from_the_beginning(

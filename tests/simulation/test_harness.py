@@ -106,7 +106,7 @@ def test_the_guardian_starts_a_dead_engine_at_once_and_waits_longer_after_many_d
 def test_an_engine_that_crashed_twice_by_one_exception_is_a_caretaker_until_somebody_resumes() -> None:
     """Its journal holds the event that no engine can take; the position has its stop, and the rule decides nothing."""
     crashes = at(20, "crash"), at(25, "crash")
-    often: Json = {"rule": RULE, "max_holding_s": 8.0, "cooldown_bars": 1, "threshold": 1, "duration_s": 90.0}
+    often: Json = {"rule": RULE, "max_holding_s": 8.0, "cooldown_bars": 1, "threshold": 1, "duration_s": 60.0}
     cared = scenario(*crashes, **often)
     resumed = scenario(*crashes, at(35, "operator", action="resume"), **often)
     began = max(life.begin for life in cared.lives)

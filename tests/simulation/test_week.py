@@ -17,7 +17,7 @@ def a_while(form: str, minutes: float, planned_ms: int = 11 * MINUTE_MS, **how: 
     life = mock.patch.object(venue_streams, "LIFE_S", 12 * 60.0)
     renewal = mock.patch.object(streams, "LISTEN_KEY_RENEWAL_MS", 5 * MINUTE_MS)
     with life, renewal, mock.patch.object(streams, "PLANNED_LIFE_MS", planned_ms):
-        return play(minutes / 60, 2.0, form, **how)
+        return play(minutes / 60, 1.0, form, **how)
 
 
 def without_the_start(used: Used) -> list[str]:

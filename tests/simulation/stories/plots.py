@@ -58,6 +58,11 @@ def fails(case: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, reason=f"fault case {case}", raises=(AssertionError, pytest.fail.Exception))
 
 
+def rarely(*values: Any, id: str | None = None) -> Any:
+    """A case of a table that goes the way of another one there: `make campaign-process` alone plays it."""
+    return pytest.param(*values, marks=pytest.mark.campaign, id=id)
+
+
 def refusal(code: int, text: str = "refused") -> dict[str, Any]:
     """Facts of a strike `answer`: HTTP 400 with a code of Binance's."""
     return {"status": 400, "body": f'{{"code":{code},"msg":"{text}"}}'}

@@ -19,7 +19,7 @@ import pytest
 from simulation.evidence import Evidence
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import EXIT, SYMBOL, refusal, story
+from simulation.stories.plots import EXIT, SYMBOL, rarely, refusal, story
 
 
 def failures(evidence: Evidence) -> list[str]:
@@ -80,7 +80,7 @@ def test_f2_a_wall_clock_that_jumped_does_not_stop_the_timer_of_a_bare_position(
     assert claims.uncovered_s(evidence) <= 5.0
 
 
-@pytest.mark.parametrize("stands_s", [20, 60])
+@pytest.mark.parametrize("stands_s", [20, rarely(60)])
 def test_f3_a_process_that_wakes_covers_what_was_filled_meanwhile(stands_s: int) -> None:
     """SIGSTOP just before the entry's fill, SIGCONT 20 or 60 s later: covered, or left, within 5 s of waking.
 
@@ -104,7 +104,7 @@ def test_f3_a_process_that_wakes_does_not_enter_on_an_old_bar() -> None:
     assert all(order["time"] - closed[order["bar_number"]] <= 5_000 for order in orders)
 
 
-@pytest.mark.parametrize("action", ["flatten", "pause", "halt"])
+@pytest.mark.parametrize("action", ["flatten", rarely("pause"), rarely("halt")])
 def test_f4_no_byte_in_a_reason_ends_the_engine(action: str) -> None:
     """`ctl ACTION --reason` with a byte of Latin-1: it reaches the engine as a lone surrogate in the JSON line."""
     evidence = story(at(20, "operator", action=action, reason="M\udcfcller"), duration_s=40.0)
@@ -118,7 +118,7 @@ def test_f4_no_byte_in_a_reason_ends_the_engine(action: str) -> None:
     [
         "halt",
         "reduce",
-        "pause",
+        rarely("pause"),
     ],
 )
 def test_f5_a_command_before_the_first_snapshot_is_obeyed(action: str) -> None:
@@ -128,7 +128,7 @@ def test_f5_a_command_before_the_first_snapshot_is_obeyed(action: str) -> None:
     assert claims.entries(evidence) == []
 
 
-@pytest.mark.parametrize("action", ["halt", "pause", "reduce"])
+@pytest.mark.parametrize("action", ["halt", rarely("pause"), "reduce"])
 def test_f6_an_operator_is_answered_with_the_state_after(action: str) -> None:
     """A command in position, and a `status` two seconds later: both answers say what is so now, and that alike."""
     evidence = story(at(10, "operator", action=action), at(12, "operator", action="status"), duration_s=20.0)
@@ -168,7 +168,7 @@ def test_f9_the_words_name_what_is_left_at_an_exchange_that_went_first() -> None
     assert "exit vt-e0-1x" in told
 
 
-@pytest.mark.parametrize("action", ["halt", "pause"])
+@pytest.mark.parametrize("action", ["halt", rarely("pause")])
 def test_f5_a_command_that_was_answered_outlives_a_kill_while_the_engine_loads(action: str) -> None:
     """Ordered and answered before the journal is begun; the engine is killed at once and started again."""
     slow = at(0, "slow", 4, by_s=0.3)
