@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +17,7 @@ import pytest
 from support.history import HEADERS, History, HistoryServer, some_trades
 from test_store import same
 
+from voltrade.__main__ import main
 from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, start_of
@@ -30,7 +29,6 @@ from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Trades
 from voltrade.simulated.symbols import shipped_instrument
 
-ROOT = Path(__file__).resolve().parents[2]
 BTCUSDT = shipped_instrument("BTCUSDT")
 FIRST = date(2026, 1, 29)
 DAYS = 4
@@ -942,17 +940,13 @@ def unreachable() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", ["fetch", "fill"])
 def test_h11_without_a_network_it_says_at_once_what_it_waits_for_and_soon_ends(
-    store: Store, unreachable: str, command: str
+    store: Store, unreachable: str, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Fault case H11: a fetch was silent for 67 s, then ended with the name of a class."""
     given = {"fetch": ("BTCUSDT", "--days", "2", "--archive", unreachable), "fill": ("UNKNOWNUSDT",)}[command]
-    started = [sys.executable, "-m", "voltrade", "data", command, *given, "--rest", unreachable]
-    with subprocess.Popen(started, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        assert unreachable in first
-        *waits, last = process.stderr.read().splitlines()
-    assert process.returncode == 2
+    assert main(["data", command, *given, "--rest", unreachable]) == 2
+    first, *waits, last = capsys.readouterr().err.splitlines()
+    assert unreachable in first
     assert len(waits) == 2
     for number, (seconds, said) in enumerate(zip((1, 2), waits, strict=True), start=2):
         assert said.startswith("127.0.0.1: can't be reached: "), said
