@@ -10,13 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
-import papermill
 import pytest
 from support.builders import an_instrument
 from support.made_run import made_run
-from support.sessions import ROOT, run_engine
+from support.notebooks import executed_here
+from support.sessions import run_engine
 from test_journal import edit
 from test_listing import MADE, Writer
 from test_summary import a_bar, a_trip, an_intent, left_behind, run_of
@@ -292,11 +291,9 @@ def test_a_journal_whose_first_row_does_not_hold_is_not_reviewed(
 
 
 def test_the_notebook_tells_the_same(traded: Path, tmp_path: Path) -> None:
-    papermill.execute_notebook(
-        ROOT / "notebooks/review.ipynb", tmp_path / "out.ipynb", {"run": str(traded)}, progress_bar=False
-    )
-    outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
-    printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
+    executed = executed_here("review.ipynb", tmp_path, run=str(traded))
+    outputs = [output for cell in executed.values() for output in cell["outputs"]]
+    printed = "".join(output.get("text", "") for output in outputs)
     looked = review.Review(open_run(traded))
     assert looked.outcome in printed
     assert looked.agreement in printed

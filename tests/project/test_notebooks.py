@@ -5,16 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import papermill
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
+from support.notebooks import cells, executed_here
 
-from voltrade.config import RECORDED, Config, parameter_homes
+from voltrade.config import Config, parameter_homes
 from voltrade.data import tape as data
 from voltrade.report import figure_output
 from voltrade.research.backtest import backtest
@@ -55,11 +53,6 @@ def test_all_cells_can_be_run_again_in_one_kernel(name: str) -> None:
     settings = set(parameter_homes()) | PARAMETERISED[name]
     named = set().union(*(plain_names(each) for each in code if not each.lstrip().startswith("%")))
     assert {each for each in named if not each.startswith("_")} <= own | settings
-
-
-def cells(notebook: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(notebook.read_text())["cells"]
-    return found
 
 
 def parameters_of(notebook: Path) -> dict[str, Any]:
@@ -192,39 +185,6 @@ def over_the_recording(name: str, recordings: Path, folder: Path, **given: objec
     """Execute a notebook over 23 hours of LTCUSDT; return its cells by id."""
     (tape,) = (recordings / "spot_trades").glob("LTCUSDT*.csv.gz")
     return executed_here(name, folder, **{"symbol": "LTCUSDT", "tape": str(tape), "threshold": 280, **given})
-
-
-def executed_here(name: str, folder: Path, **given: object) -> dict[str, dict[str, Any]]:
-    """Run a notebook's cells in an IPython of this process, as papermill gives them; return its code cells by id.
-
-    A kernel of its own costs seconds; `nbval` runs each notebook in one.
-    """
-    code = [cell for cell in cells(ROOT / "notebooks" / name) if cell["cell_type"] == "code"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(RECORDED, "1")
-        patch.chdir(folder)
-        InteractiveShell.clear_instance()
-        shell = InteractiveShell.instance(colors="nocolor")
-        shell.display_formatter.active_types = shell.display_formatter.format_types
-        try:
-            for cell in code:
-                cell["outputs"] = outputs_of(shell, "".join(cell["source"]))
-                if "parameters" in cell["metadata"].get("tags", []):
-                    shell.push({name: value for name, value in given.items() if name in shell.user_ns})
-        finally:
-            InteractiveShell.clear_instance()
-    return {cell["id"]: cell for cell in code}
-
-
-def outputs_of(shell: InteractiveShell, source: str) -> list[dict[str, Any]]:
-    """What a cell shows, as it stands in a notebook."""
-    with capture_output() as captured:
-        shell.display_trap.hook = sys.displayhook  # a cell's last value is shown where what it displays is
-        done = shell.run_cell(source)
-    done.raise_error()
-    texts = [("stdout", captured.stdout), ("stderr", captured.stderr)]
-    streams = [{"name": name, "text": text} for name, text in texts if text]
-    return [*streams, *({"data": output.data} for output in captured.outputs)]
 
 
 def shown(cell: dict[str, Any]) -> str:

@@ -225,7 +225,6 @@ Case = tuple[str, str, str]
 
 EVERY_COMMIT: list[Case] = [
     ("INT", "papermill", "in position"),
-    ("KILL", "both", "entry in flight"),
     ("KILL", "kernel", "stop being resized"),
     ("TERM", "engine", "in position"),
     ("KILL", "engine", "entry in flight"),
