@@ -547,6 +547,22 @@ def test_a_walk_forward_does_not_launder_a_search() -> None:
     )
 
 
+@pytest.mark.parametrize("scheme", ["expanding", "rolling", "k_fold"])
+def test_a_search_is_not_laundered_by_a_walk_forward(scheme: Any) -> None:
+    """What the last fold chose of 20 coin flips is judged as the best of them, as after a sweep."""
+    research, flips = Research(walk(3)), {"flip_seed": range(20)}
+    folds = walk_forward(research, FAIR, flips, folds=2, scheme=scheme, rule=CoinFlip, progress=False)
+    chosen = {"flip_seed": [int(folds.frame["flip_seed"].iloc[-1])]}
+    shown = sweep(research, FAIR, chosen, rule=CoinFlip, progress=False)
+    assert shown.judgement.trials == 21
+    (tried,) = [search for search in shown.searches.others if search.kind == "settings"]
+    swept = sweep(research, FAIR, flips, rule=CoinFlip, progress=False)
+    assert (tried.name, tried.what) == (swept.searches.own.name, "flip_seed"), "the same settings, market and time"
+    assert tried.luckiest.independent > 10
+    assert tried.luckiest.median == pytest.approx(swept.searches.own.luckiest.median, abs=0.4)
+    assert folds.judgement.trials == 1, "no test has decided anything"
+
+
 @pytest.mark.parametrize(("seed", "strength", "says"), [(4, 15, ""), (0, 4, "Too few"), (3, 15, "Too few")])
 def test_an_edge_is_evidence_where_some_more_losses_leave_enough_of_it(seed: int, strength: int, says: str) -> None:
     """Prices that trend for hours, up or down, and a rule that follows averages."""
@@ -667,7 +683,7 @@ def test_where_training_tells_nothing_nothing_is_tried(played: Tape) -> None:
     assert len(found.chart().data[0].y) == 3
     never = walk_forward(played, CONFIG, {"allow_long": [False], "allow_short": [False]}, folds=2, progress=False)
     nothing = (
-        "No evidence: what was chosen in 0 of 2 folds, 2 with the others tried on this market, has no Sharpe ratio"
+        "No evidence: what was chosen in 0 of 2 folds, 4 with the others tried on this market, has no Sharpe ratio"
     )
     assert never.assessment == f"{nothing}, equity never moved."
     assert "0 of 2 folds" in never._repr_html_()
@@ -750,14 +766,14 @@ def test_a_second_reading_of_a_backtest_or_walk_forward_counts_what_was_tried_si
     research = Research(played)
     done = backtest(research, CONFIG)
     forward = walk_forward(research, CONFIG, {"stop_atr": [1.5, 3.0]}, folds=2, progress=False)
-    assert (done.judgement.trials, forward.judgement.trials) == (2, 2), "one another"
+    assert (done.judgement.trials, forward.judgement.trials) == (4, 2), "one another, and the settings of the folds"
     length_s = (int(played.trades.time[-1]) - int(played.trades.time[0])) / 1_000
     thirds = [
         sweep(research, CONFIG, {"ema_fast": [6, 7]}, begin_s=part * length_s / 3, end_s=end, progress=False)
         for part, end in enumerate((length_s / 3, 2 * length_s / 3, None))
     ]
-    assert [search.judgement.trials for search in thirds] == [4, 4, 4], "the same two settings on three parts"
-    assert [len(search.searches.others) for search in thirds] == [4, 4, 4], "each third is another try"
-    assert (done.judgement.trials, forward.judgement.trials) == (4, 4)
+    assert [search.judgement.trials for search in thirds] == [6, 6, 6], "the same two settings on three parts"
+    assert [len(search.searches.others) for search in thirds] == [5, 5, 5], "each third is another try"
+    assert (done.judgement.trials, forward.judgement.trials) == (6, 4)
     assert "4 with the others tried on this market" in forward.assessment
     assert len(forward.searches.frame) == 5

@@ -48,7 +48,8 @@ class WalkForward:
         coverage: what the tape has and lacks; `missing` in the frame is the largest missing part of each test.
 
     All tests together are judged as one trial, since no test was used to choose. What else was tried in the time of the
-    tests adds to it, unless it was only settings that each training chose from again.
+    tests adds to it, unless it was only settings that each training chose from again. For all other judgements on the
+    market, each setting that was tried is a trial, as in a sweep of the tape.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ def walk_forward(
     frame = pd.DataFrame(rows, columns=columns)
     traded = TradedTime.of(research.tape, *research.times(splits[0].test[0]))
     hashes, coverage = settings_hashes(settings.configs, settings.rules), research.coverage(config.session.begin_s)
+    whole = TradedTime.of(research.tape, *research.times(config.session.begin_s))
+    _keep_trials(_apart(splits), by_range, partial(keep, "settings", whole, grid, hashes, missing=coverage.missing))
     how = f"{scheme} {folds} {purge_s} {embargo_s} {hashes}"
     known: dict[str, Any] = {"chosen_from": hashes, "missing": coverage.missing}
     searches = partial(keep, "walk-forward", traded, grid, [sha256(how.encode()).hexdigest()[:16]], **known)
@@ -167,6 +170,30 @@ def walk_forward(
     most = float(frame["extrapolated"].fillna(0.0).max())
     notes = partial(_notes, research, settings, coverage, most)
     return WalkForward(frame, len(settings.configs), counting, research.tape.source, coverage, notes)
+
+
+def _apart(splits: Sequence[Split]) -> list[TimeRange]:
+    """Return all tests, and what the first training has before them: parts of the tape that don't overlap."""
+    begin = min(split.test[0] for split in splits)
+    before = [part for part in splits[0].train if part[1] is not None and part[1] <= begin]
+    return [*before, *(split.test for split in splits)]
+
+
+def _keep_trials(
+    parts: Sequence[TimeRange],
+    by_range: Sequence[Mapping[TimeRange, TrialResult]],
+    keep_search: Callable[[float, Luckiest], Searches],
+) -> None:
+    """Keep all trials in the search log, by their returns in some parts of the tape, as a sweep of the tape does.
+
+    Training chose among them by what they made of the tape, so one of them that is shown on it is the best of all.
+    """
+    of_parts = [[of_trial[part].returns for of_trial in by_range] for part in parts]
+    returns = np.concatenate([columns_of(of_part, of_part[0]) for of_part in of_parts])
+    usual = of_parts[0][0]
+    sharpes = [Returns(column, usual.period_ms, usual.equity).annual_sharpe for column in returns.T]
+    best = max((sharpe for sharpe in sharpes if math.isfinite(sharpe)), default=math.nan)
+    keep_search(best, luck_of(returns).luckiest)
 
 
 def _notes(research: Research, settings: Trials, coverage: Coverage, extrapolated: float) -> list[str]:
