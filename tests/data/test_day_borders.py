@@ -66,11 +66,11 @@ def test_funding_rows_are_counted_at_both_ends_of_a_day(hours: tuple[int, ...], 
     ("stated", "following", "lost"),
     [
         ((8, 8, 8), (24, 8), 0),
-        ((8, 8, 8), (24, 4), 1),  # 20:00
+        ((8, 8, 8), (24, 4), 0),  # which may be the interval that begins there
         ((8, 8, 8), (28, 4), 1),  # 20:00; 24:00 is of the next day
-        ((8, 8, 4), (24, 8), 1),  # 12:00 alone: the longer interval begins at 16:00
-        ((8, 8, 4), (24, 0), 2),  # nothing says that it ends at 16:00
-        ((8, 8, 4), None, 2),
+        ((8, 8, 4), (24, 8), 1),  # 12:00, or 20:00 if it states the interval that begins at 16:00
+        ((8, 8, 4), (24, 0), 1),  # 20:00
+        ((8, 8, 4), None, 1),
     ],
 )
 def test_the_first_row_of_the_next_day_states_the_interval_that_begins_in_a_day(

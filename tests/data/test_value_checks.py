@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.history import HEADERS, History, HistoryServer, some_trades, zipped
 
 from voltrade.config import Config
-from voltrade.data import commands
+from voltrade.data import commands, sources
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, Kind, start_of
+from voltrade.data.rest_pages import with_specials
 from voltrade.data.series_checks import FUNDING_RATES, inspect_values
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
@@ -45,6 +47,7 @@ CASES: dict[str, tuple[ArchiveFile, dict[str, str], str]] = {
     "an interval of 0 hours": (FUNDING_FILE, {"funding_interval_hours": "0"},
                                "funding_interval_hours must be a number of hours, was 0"),
 }  # fmt: skip
+ANY = {"startTime": "0", "endTime": str(2**60), "limit": "9"}
 LINE = 92
 """Of the last day in both files."""
 
@@ -181,7 +184,7 @@ def test_a_sound_file_has_no_such_fault(tmp_path: Path, run: Callable[..., tuple
 def test_one_interval_that_is_shorter_than_the_others_is_asked_for_and_told(
     run: Callable[..., tuple[int, str]], server: HistoryServer, line: int, hours: int, missing: int
 ) -> None:
-    """Each row states the interval that ends there."""
+    """By what ends there, or what begins there, as many are missing: told are those before it."""
     text = spoiled(FUNDING_FILE, {"funding_interval_hours": str(hours)}, line)
     server.files.clear()
     server.put(FUNDING_FILE, text)
@@ -253,3 +256,51 @@ def test_a_store_that_has_a_funding_twice_says_so_and_counts_it_once() -> None:
     found = inspect_values("stored", (times, rates, hours), FUNDING_RATES, span=span, due=span)
     assert [(each.fault, each.rows.tolist()) for each in found.findings] == [("duplicate_id", [2, 4, 6])]
     assert found.missing == 0
+
+
+SPECIAL = start_of(DAY) + DAY_MS // 3
+
+
+def _page(wanted: dict[str, str], at: int = SPECIAL, each: int = 1) -> list[dict[str, Any]]:
+    """Rows of a day in the order of time, some regular ones together with a special one."""
+    times = [start_of(DAY) + DAY_MS // 3 * n for n in range(3)]
+    rows = [{"fundingTime": time, "fundingRate": "0.00010000", "rateType": "Regular"} for time in times]
+    rows += [{"fundingTime": at, "fundingRate": "-0.00250000", "rateType": "Special"}] * each
+    inside = [row for row in rows if int(wanted["startTime"]) <= int(str(row["fundingTime"])) <= int(wanted["endTime"])]
+    return sorted(inside, key=lambda row: int(str(row["fundingTime"])))[: int(wanted["limit"])]
+
+
+@pytest.mark.parametrize("limit", [1_000, 3, 2])
+def test_a_special_rate_beside_the_regular_one_is_paid_too(
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str]],
+    server: HistoryServer,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+) -> None:
+    """Both are rows of one time at REST; a page may end between them."""
+    monkeypatch.setattr(sources, "RATES_PER_PAGE", limit)
+    monkeypatch.setattr(server, "_funding", _page)
+    server.files.clear()
+    days = ("--from", str(DAY), "--to", str(DAY), "--kinds", "funding")
+    status, words = run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
+    assert (status, f"special_funding: at {SPECIAL} -0.00250000 to 0.00010000 [flag]" in words) == (0, True), words
+    times, rates, _ = Store(tmp_path / "store").rows(FUNDING, "BTCUSDT", DAY)
+    assert rates.tolist() == [10_000, -240_000, 10_000]
+    assert times[1] == SPECIAL
+    assert run("verify")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("page", "rates"),
+    [
+        (_page(ANY), ["0.00010000", "-0.00240000", "0.00010000"]),
+        (_page(ANY, SPECIAL + 7), ["0.00010000", "-0.00240000", "0.00010000"]),
+        (_page(ANY, each=2), ["0.00010000", "-0.00490000", "0.00010000"]),
+        (_page(ANY, SPECIAL + 3_600_000), ["0.00010000", "0.00010000", "-0.00250000", "0.00010000"]),
+        (_page(ANY)[:1] + [{"fundingTime": "x", "fundingRate": "1", "rateType": "Special"}], ["0.00010000", "1"]),
+        ([{"fundingTime": 1, "fundingRate": "a"}], ["a"]),
+    ],
+)
+def test_special_rates_are_added_to_the_regular_one_of_their_minute(page: list[Any], rates: list[str]) -> None:
+    assert [row["fundingRate"] for row in with_specials(page)[0]] == rates

@@ -200,6 +200,11 @@ def hours(*at: float) -> Int64s:
         ((0, 16, 40), None, 3),
         ((0, 8, 16, 20, 24, 25, 26, 27), [8, 8, 8, 4, 4, 1, 1, 1], 20),
         ((0, 8, 16, 20, 24, 28, 32, 36, 40, 44), None, 0),
+        ((0, 8, 16, 20, 24, 28, 32, 36, 40, 44), [8, 8, 4, 4, 4, 4, 4, 4, 4, 4], 0),  # each states what begins there
+        ((0, 8, 16, 17, *range(18, 48)), [8, 8, 1, *[1] * 31], 0),
+        ((*range(0, 9), 16, 24, 32, 40), [*[1] * 8, 8, 8, 8, 8, 8], 0),
+        ((0, 8, 20, 24, 28, 32, 36, 40, 44), [8, 8, 4, 4, 4, 4, 4, 4, 4], 1),  # 12:00 and 16:00 by what ends there
+        ((0, 8, 16, 20, 28, 32, 36, 40, 44), [8, 8, 4, 4, 4, 4, 4, 4, 4], 1),  # 24:00 by either
         ((*range(0, 10), *range(17, 48)), None, 7),
         ((0, 8), [1, 1], 46),
         ([hour for hour in range(48) if hour not in (3, 5)], None, 2),
@@ -213,7 +218,7 @@ def hours(*at: float) -> Int64s:
     ],
 )
 def test_h5_missing_funding_rows_are_counted(at: tuple[float, ...], intervals: list[int] | None, missing: int) -> None:
-    """From just after midnight, for 47.5 hours; the interval of each row is what ends there."""
+    """From just after midnight, for 47.5 hours; a row states what ends there, or what begins there."""
     stated = None if intervals is None else np.array(intervals) * HOUR_MS
     funding = Funding(hours(*at), np.ones(len(at), np.int64), stated)
     assert fundings_missing(funding, START + 1_000, int(hours(47.5)[0])) == missing

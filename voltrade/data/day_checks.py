@@ -9,7 +9,7 @@ from typing import Any
 
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import first_row_after, open_edges
+from voltrade.data.day_edges import open_edges, rows_of_next_day
 from voltrade.data.faults import Inspection, Policies, Span, unreadable, with_finding
 from voltrade.data.file_checks import LAYOUTS
 from voltrade.data.kinds import KINDS, TRADES, Kind, days_between, days_text, start_of
@@ -129,7 +129,7 @@ class _Neighbours:
         if self.kind is TRADES:
             return inspect_trades(name, Trades(self.day.symbol, *columns), policies, span)
         due, interval_ms = self._due(span), known_interval_ms(self.day.symbol)
-        following = [] if self.kind.step else first_row_after(self.store, self.kind, self.day)
+        following = [] if self.kind.step else rows_of_next_day(self.store, self.kind, self.day)
         inspection = inspect_values(name, columns, LAYOUTS[self.kind], policies, span, due, interval_ms, following)
         return compared_with_trades(self.store, self.day.symbol, inspection, policies)
 

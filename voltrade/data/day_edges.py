@@ -43,12 +43,12 @@ def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, 
     return tuple(found)
 
 
-def first_row_after(store: Store, kind: Kind, stored: StoredDay) -> list[Column]:
-    """Return the columns of the first row of the day after a stored one; none where there is no such row to read."""
+def rows_of_next_day(store: Store, kind: Kind, stored: StoredDay) -> list[Column]:
+    """Return the columns of the day after a stored one; none where there is no such day to read."""
     day = stored.day + timedelta(1)
     with suppress(DataError):
         if store.day(kind, stored.symbol, day) is not None:
-            return [column[:1] for column in store.rows(kind, stored.symbol, day)]
+            return store.rows(kind, stored.symbol, day)
     return []
 
 

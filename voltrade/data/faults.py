@@ -55,6 +55,11 @@ FAULTS: dict[str, Fault] = {
     "repeated_at_midnight": Fault(
         "an id must be in one day only; dropped are both of its rows, and REST is asked", _DROP, (_REFUSE, _DROP)
     ),
+    "special_funding": Fault(
+        "a special funding rate, as of a dividend, is added to the regular one of its time: both are paid",
+        _FLAG,
+        (_FLAG,),
+    ),
     "not_positive": Fault("price and quantity must be positive", _DROP, (_REFUSE, _DROP)),
     "time_back": Fault("time must not go back from id to id", _REFUSE, (_REFUSE, _DROP)),
     "wrong_day": Fault("times must lie in the day or month that the file's name states", _REFUSE, (_REFUSE, _DROP)),

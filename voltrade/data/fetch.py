@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import first_row_after, open_edges
+from voltrade.data.day_edges import open_edges, rows_of_next_day
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
@@ -383,7 +383,7 @@ def _rows_lacking(store: Store, kind: Kind, stored: StoredDay) -> int:
     once = np.unique(columns[0], return_index=True)[1]
     columns = [column[once] for column in columns]
     span, interval_ms = (begin, begin + DAY_MS), known_interval_ms(stored.symbol)
-    following = [] if kind.step else first_row_after(store, kind, stored)
+    following = [] if kind.step else rows_of_next_day(store, kind, stored)
     missing, at_edges = rows_missing(LAYOUTS[kind], columns, span, interval_ms, following)
     return int(missing.sum()) + at_edges
 

@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from voltrade.data.faults import Inspection, Policies, Policy
+from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, Policy, whole_file
 from voltrade.data.file_checks import LAYOUTS
-from voltrade.data.kinds import MARKS, Kind
+from voltrade.data.kinds import FUNDING, MARKS, Kind
 from voltrade.data.series_checks import MARK_KLINES, inspect_cells
 from voltrade.data.sources import TRADES_PER_PAGE, RestHistory
 from voltrade.data.trade_checks import inspect_columns
 from voltrade.data.trade_files import Columns, multiples
 from voltrade.errors import DataError
 from voltrade.model import MINUTE_MS, Instrument, Int64s, Trades
+from voltrade.simulated.mark_columns import whole_minutes
 
 Rows = TypeVar("Rows")
 
@@ -109,7 +110,11 @@ class RestPages:
 
     async def _funding(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
         async for page in self._rest.funding(self._instrument.symbol, start, end):
-            yield _cells("REST fundingRate", page, _FUNDING_KEYS)
+            rows, told = with_specials(page)
+            if told:
+                finding = whole_file("special_funding", DEFAULT_POLICIES, ", ".join(told))
+                self.found.append(Inspection("REST fundingRate", FUNDING.name, len(page), (finding,), None))
+            yield _cells("REST fundingRate", rows, _FUNDING_KEYS)
 
     def _accepted(self, inspection: Inspection[Rows]) -> Rows:
         """Return the accepted rows of a page, and keep its faults.
@@ -122,6 +127,34 @@ class RestPages:
         if findings := tuple(finding for finding in inspection.findings if finding.fault not in PAGE):
             self.found.append(replace(inspection, findings=findings, accepted=None))
         return inspection.accepted
+
+
+def with_specials(page: list[Any]) -> tuple[list[Any], list[str]]:
+    """Return a page of funding rates with special ones added to the regular one of their minute, and what was added.
+
+    The exchange pays both, as rows of one time whose `rateType` is Regular and Special. A special rate of a time without
+    a regular one is a row of its own. A page with a row that can't be read is returned as it is.
+    """
+    told = []
+    try:
+        rows = [row for row in page if row.get("rateType") != "Special"]
+        place = {_minute_of(row): number for number, row in enumerate(rows)}
+        for row in (row for row in page if row.get("rateType") == "Special"):
+            number = place.get(_minute_of(row))
+            if number is None:
+                rows.append(row)
+                told.append(f"at {row['fundingTime']} {row['fundingRate']} alone")
+                continue
+            regular = rows[number]["fundingRate"]
+            rows[number] = {**rows[number], "fundingRate": f"{Decimal(regular) + Decimal(row['fundingRate']):f}"}
+            told.append(f"at {row['fundingTime']} {row['fundingRate']} to {regular}")
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError):
+        return page, []
+    return sorted(rows, key=_minute_of), told
+
+
+def _minute_of(row: Any) -> int:
+    return int(whole_minutes(np.int64(row["fundingTime"])))
 
 
 def _cells(name: str, page: list[Any], keys: Mapping[str, str | int]) -> dict[str, pa.Array]:

@@ -19,9 +19,7 @@ from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
 from voltrade.simulated.mark_columns import (
     USUAL_FUNDING_MS,
-    fundings_missing,
-    fundings_missing_before,
-    known_intervals,
+    missing_fundings,
     whole_minutes,
 )
 
@@ -142,22 +140,24 @@ def rows_missing(
 
     Args:
         interval_ms: the symbol's interval between two funding times today; see `known_intervals`.
-        following: columns of the first row after the span, where it is known; see `day_edges.first_row_after`. It
-            states the interval that ends there, which begins in the span.
+        following: columns of the day after the span, where it is known; see `day_edges.rows_of_next_day`. Its first
+            row may state the interval that begins in the span.
     """
     times = columns[0]
     if layout.step:
         return np.maximum(ids_missing_before(times // layout.step), 0), _missing_at_edges(times, layout.step, span)
-    funding = Funding(times, columns[1], columns[2] * HOUR_MS)
-    if span is None or not len(times):
-        return fundings_missing_before(funding, interval_ms), 0
+    if not len(times):
+        return np.empty(0, np.int64), 0
     # A day's first row is due at its first moment, give or take a minute.
-    due = (span[0] - MINUTE_MS, span[1] - MINUTE_MS)
-    missing = fundings_missing_before(funding, known_intervals(times, interval_ms, *due))
-    if following and columns[2][-1] and following[2][0]:  # both state their interval
-        columns = [np.append(column, later) for column, later in zip(columns, following, strict=True)]
-        funding = Funding(columns[0], columns[1], columns[2] * HOUR_MS)
-    return missing, max(0, fundings_missing(funding, *due, interval_ms) - int(missing.sum()))
+    due = (span[0] - MINUTE_MS, span[1] - MINUTE_MS) if span else (int(times[0]), int(times[-1]))
+    until, known = due[1], columns
+    if span and following and columns[2][-1] and following[2][0]:  # both state their interval
+        known = [np.append(column, later) for column, later in zip(columns, following, strict=True)]
+        until = max(until, int(known[0][-1]))
+    missing = missing_fundings(Funding(known[0], known[1], known[2] * HOUR_MS), due[0], until, interval_ms)
+    missing = missing[missing <= due[1]]
+    before = np.diff(np.searchsorted(missing, times), prepend=np.searchsorted(missing, times[:1]))
+    return before, len(missing) - int(before.sum())
 
 
 def _missing_at_edges(times: Int64s, step: int, span: Span | None) -> int:

@@ -179,8 +179,14 @@ class RestHistory:
             page = await self._get("fundingRate", wanted, _OTHER_WEIGHT)
             if not page:
                 return
-            yield page
-            start = int(page[-1]["fundingTime"]) + 1
+            last = int(page[-1]["fundingTime"])
+            whole = [row for row in page if int(row["fundingTime"]) < last - MINUTE_MS]
+            if len(page) == RATES_PER_PAGE and whole:  # a special rate of the last time may be on the next page
+                yield whole
+                start = last - MINUTE_MS
+            else:
+                yield page
+                start = last + 1
 
     async def _get(self, endpoint: str, wanted: Wanted, weight: int) -> Any:
         await self._budget.spend(weight)

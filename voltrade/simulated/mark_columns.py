@@ -179,22 +179,41 @@ def _recorded_prices(marks: Marks, times: Int64s, last_prices: Int64s) -> tuple[
 
 
 def fundings_missing(funding: Funding, first: int, last: int, known_ms: int = USUAL_FUNDING_MS) -> int:
-    """Count the funding rows that are missing after `first` and up to `last`, by the intervals of the others.
+    """Count the funding rows that are missing after `first` and up to `last`; see `missing_fundings`."""
+    return len(missing_fundings(funding, first, last, known_ms))
+
+
+def missing_fundings(funding: Funding, first: int, last: int, known_ms: int = USUAL_FUNDING_MS) -> Int64s:
+    """Return the times of funding rows that are missing after `first` and up to `last`, by the intervals of the others.
+
+    Where the interval changes, a row may state the one that ends at it or the one that begins at it: no source says
+    which. Rows are missing only if they are by either reading; taken is the one by which fewer are, and the one that
+    ends where both miss as many.
 
     Args:
         known_ms: the symbol's interval today, where it is known; see `known_intervals`.
     """
     rows = each_once(funding)
     if not len(rows.time):
-        return (last - first) // known_ms
-    known = known_intervals(rows.time, known_ms, first, last)
-    intervals, missing = funding_intervals(rows, known), fundings_missing_before(rows, known)
-    missing[0] = max(0, (rows.time[0] - first - 1) // intervals[0])
-    after = max(0, (last - rows.time[-1]) // intervals[-1])
+        return first + known_ms * np.arange(1, (last - first) // known_ms + 1, dtype=np.int64)
+    known, stated = known_intervals(rows.time, known_ms, first, last), rows.interval_ms
+    ending = funding_intervals(rows, known)
+    found = _missing_by(rows.time, ending, int(ending[-1]), first, last)
+    if stated is None or not len(found):
+        return found
+    before = funding_intervals(replace(rows, interval_ms=np.append(stated[:1], stated[:-1])), known)
+    by_begin = _missing_by(rows.time, before, int(ending[-1]), first, last)
+    return by_begin if len(by_begin) < len(found) else found
+
+
+def _missing_by(times: Int64s, intervals: Int64s, after_ms: int, first: int, last: int) -> Int64s:
+    """Return when rows are missing, by the interval that ends at each row, and the one after the last row."""
+    between = np.rint(np.diff(times) / intervals[1:]).astype(np.int64) - 1
+    missing = np.maximum(np.append((times[0] - first - 1) // intervals[0], between), 0)
     number = np.concatenate([np.arange(count, 0, -1) for count in missing])
-    due = np.repeat(rows.time, missing) - number * np.repeat(intervals, missing)
-    due = np.append(due, rows.time[-1] + intervals[-1] * np.arange(1, after + 1))
-    return int(((due > first) & (due <= last)).sum())
+    due = np.repeat(times, missing) - number * np.repeat(intervals, missing)
+    due = np.append(due, np.arange(times[-1] + after_ms, last + 1, after_ms))
+    return np.asarray(due[(due > first) & (due <= last)], np.int64)
 
 
 def known_intervals(times: Int64s, known_ms: int, first: int, last: int) -> Int64s:
@@ -212,14 +231,6 @@ def known_intervals(times: Int64s, known_ms: int, first: int, last: int) -> Int6
     usual = days[(there == due) & (np.bincount(number, ~is_usual, len(days)) == 0)]
     # The interval that ends at midnight is the day before's.
     return np.where(np.isin(at // DAY_MS, usual) | np.isin((at - 1) // DAY_MS, usual), USUAL_FUNDING_MS, known_ms)
-
-
-def fundings_missing_before(funding: Funding, known_ms: int | Int64s = USUAL_FUNDING_MS) -> Int64s:
-    """Return how many rows are missing before each row, 0 for the first; rows are in the order of time."""
-    if not len(funding.time):
-        return np.empty(0, np.int64)
-    between = np.rint(np.diff(funding.time) / funding_intervals(funding, known_ms)[1:]).astype(np.int64) - 1
-    return np.append(0, np.maximum(between, 0))
 
 
 _ROWS_AROUND = 3
