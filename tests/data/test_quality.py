@@ -7,6 +7,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import partial
@@ -263,6 +264,16 @@ def test_policies_are_named_by_fault() -> None:
         assert fault.policy in fault.allowed, name
 
 
+@pytest.mark.parametrize("column", ["price", "quantity", "time", "buyer_is_maker"])
+def test_rows_of_one_id_conflict_whatever_differs(column: str) -> None:
+    """Two takers' sides, or two times, of one id are no repetition."""
+    rows = TRADED[np.array([0, 1, 1, 2])]
+    values = getattr(rows, column).copy()
+    values[2] = ~values[2] if column == "buyer_is_maker" else values[2] + 1
+    found = inspect_trades("twice", replace(rows, **{column: values}))
+    assert [(each.fault, each.rows.tolist()) for each in found.findings] == [("conflicting_id", [3])]
+
+
 # --- data verify ------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +285,26 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def verify(*given: str) -> int:
     return commands.main(["verify", *given])
+
+
+def test_an_import_that_drops_one_of_two_rows_of_an_id_says_so(tmp_path: Path, store: Store) -> None:
+    lines = lines_of()
+    repeated_otherwise(lines)
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines)
+    assert commands.main(["import", "BTCUSDT", str(path), "--policy", "conflicting_id=drop"]) == 1
+
+
+@pytest.mark.parametrize("line", [2, -1])
+def test_verify_names_ids_that_were_dropped_at_the_begin_or_end_of_a_stored_day(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], line: int
+) -> None:
+    lines = lines_of()
+    edited(line % (len(lines) + 1), quantity="0")(lines)
+    path = written(tmp_path, "BTCUSDT-aggTrades-2026-01-05.zip", lines)
+    assert commands.main(["import", "BTCUSDT", str(path)]) == 1
+    capsys.readouterr()
+    assert verify() == 1
+    assert "id_gap: 1 rows are missing at the day's begin or end" in capsys.readouterr().out
 
 
 def test_verify_names_every_fault_and_row_of_a_set_of_archives(

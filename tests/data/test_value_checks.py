@@ -258,6 +258,13 @@ def test_a_store_that_has_a_funding_twice_says_so_and_counts_it_once() -> None:
     assert found.missing == 0
 
 
+def test_rows_of_one_funding_time_that_state_different_hours_conflict() -> None:
+    begin = start_of(DAY)
+    columns = (np.array([begin, begin]), np.array([10_000, 10_000]), np.array([8, 4]))
+    found = inspect_values("two", columns, FUNDING_RATES)
+    assert [(each.fault, each.rows.tolist()) for each in found.findings] == [("conflicting_id", [2])]
+
+
 SPECIAL = start_of(DAY) + DAY_MS // 3
 
 
@@ -298,7 +305,7 @@ def test_a_special_rate_beside_the_regular_one_is_paid_too(
         (_page(ANY, SPECIAL + 7), ["0.00010000", "-0.00240000", "0.00010000"]),
         (_page(ANY, each=2), ["0.00010000", "-0.00490000", "0.00010000"]),
         (_page(ANY, SPECIAL + 3_600_000), ["0.00010000", "0.00010000", "-0.00250000", "0.00010000"]),
-        (_page(ANY)[:1] + [{"fundingTime": "x", "fundingRate": "1", "rateType": "Special"}], ["0.00010000", "1"]),
+        ([*_page(ANY)[:1], {"fundingTime": "x", "fundingRate": "1", "rateType": "Special"}], ["0.00010000", "1"]),
         ([{"fundingTime": 1, "fundingRate": "a"}], ["a"]),
     ],
 )

@@ -22,7 +22,7 @@ from voltrade.data.day_checks import inspect_days, inspect_store
 from voltrade.data.faults import FAULTS, Inspection, Policies, policies
 from voltrade.data.fetch import DOWNLOADS, Fetcher
 from voltrade.data.file_checks import inspect_file, rows_not_taken, store_file
-from voltrade.data.kinds import KINDS, TRADES, Kind, day_of
+from voltrade.data.kinds import KINDS, TRADES, Kind, day_of, days_text
 from voltrade.data.mark_basis import compared_with_trades
 from voltrade.data.midnights import resolve_midnights
 from voltrade.data.readable_store import ReadableStore
@@ -198,6 +198,8 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
         incomplete = await fetcher.fetch(first, last, kinds)
     if fetcher.ids_missing:
         _print_filled(fetcher.ids_missing, fetcher.ids_filled)
+    if fetcher.without_trades:
+        print(f"trades: none was made on {days_text(fetcher.without_trades)}, as the ids around join")
     if fetcher.unproven:
         print(f"trades: nothing says that the archive's days are whole, since {fetcher.unproven}")
     for (kind, day), rows in fetcher.rows_missing.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import open_edges, rows_of_next_day
+from voltrade.data.day_edges import due_from, open_edges, rows_of_next_day
 from voltrade.data.faults import Inspection, Policies, Span, unreadable, with_finding
 from voltrade.data.file_checks import LAYOUTS
 from voltrade.data.kinds import KINDS, TRADES, Kind, days_between, days_text, start_of
@@ -48,6 +48,8 @@ def inspect_days(
 def _before_file(before: date, last: int | None, day: date, first: int | None) -> Iterator[tuple[str, str]]:
     """Yield faults between two files, and their details; `last` and `first` are their ids, where they are known."""
     if lacking := days_between(before + timedelta(1), day - timedelta(1)):
+        if last is not None and first == last + 1:
+            return  # no trade was made on them
         yield "missing_day", _lacking_text(lacking, "there is no file", last, first)
     elif before + timedelta(1) == day and last is not None and first is not None:
         yield from at_midnight(before, last, first, TRADES.step, False)
@@ -135,9 +137,16 @@ class _Neighbours:
 
     def _due(self, span: Span) -> Span | None:
         """Return from when to when rows of the day are due; None where that isn't known."""
-        if not self.kind.step:  # times of funding aren't known beforehand
-            return span if self.day.metadata.begins and self.day.metadata.ends else None
-        return span if span[1] <= self.now else (span[0], self.day.last + self.kind.step)
+        if span[1] > self.now:  # times of funding aren't known beforehand
+            return (span[0], self.day.last + self.kind.step) if self.kind.step else None
+        begin = min(self.day.first, due_from(self.store, self.day.symbol, self.day.day))
+        if not self.kind.step:
+            return begin, span[1]
+        # A hole over midnight is named once, between the two days.
+        one, day = timedelta(1), self.day.day
+        is_after_day = self.before is not None and self.before.day + one == day
+        is_before_day = self.after is not None and self.after.day - one == day
+        return self.day.first if is_after_day else begin, self.day.last + self.kind.step if is_before_day else span[1]
 
     def _at_edges(self) -> Iterator[tuple[str, str]]:
         """Yield faults between the day and those around it, and their details."""
@@ -146,8 +155,9 @@ class _Neighbours:
             why = "REST doesn't know the ids of joined raw trades" if is_raw else "REST was not asked"
             yield "open_day", f"nothing says that all of the day's {' and '.join(edges)} is stored: {why}"
         before, day = self.before, self.day
-        if before and (lacking := self._days_lacking(before)):
-            ids = (self.kind is TRADES and ids_between(before, day)) or (None, None)
+        ids = ((self.kind is TRADES and ids_between(before, day)) or (None, None)) if before else (None, None)
+        is_joined = ids[0] is not None and ids[1] == ids[0] + 1  # no trade was made on the days between
+        if before and (lacking := self._days_lacking(before)) and not is_joined:
             yield "missing_day", _lacking_text(lacking, "nothing is stored", *ids)
         if before is None or before.day + timedelta(1) != day.day or not self.kind.step:
             return

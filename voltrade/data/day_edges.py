@@ -9,10 +9,11 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import date, timedelta
 
-from voltrade.data.kinds import TRADES, Column, Kind, days_between
+from voltrade.data.kinds import TRADES, Column, Kind, days_between, start_of
 from voltrade.data.store import Store
 from voltrade.data.stored_day import StoredDay, ids_between
 from voltrade.errors import DataError
+from voltrade.model import MINUTE_MS
 
 
 def open_edges(before: StoredDay | None, day: StoredDay, after: StoredDay | None) -> tuple[str, ...]:
@@ -25,8 +26,8 @@ def open_edges(before: StoredDay | None, day: StoredDay, after: StoredDay | None
 
 
 def _joins(before: StoredDay | None, after: StoredDay | None) -> bool:
-    """Whether the ids of a day follow those of the day before."""
-    if before is None or after is None or before.day + timedelta(1) != after.day:
+    """Whether the ids of a day follow those of the stored day before; days between them are without trades then."""
+    if before is None or after is None:
         return False
     ids = ids_between(before, after)
     return ids is not None and ids[0] + 1 == ids[1]
@@ -41,6 +42,21 @@ def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, 
         if day is not None and (edges := open_edges(before, day, after)):
             found.append(f"{day.day} ({' and '.join(edges)})")
     return tuple(found)
+
+
+def due_from(store: Store, symbol: str, day: date) -> int:
+    """Return from when on mark prices and funding rates of a day are due, ms UTC.
+
+    That is its begin, but on the first stored day of trades the minute of the first trade, where REST says that none
+    was made before: the symbol was listed then.
+    """
+    begin = start_of(day)
+    trades = store.days(TRADES, symbol)
+    if not trades or trades[0].day != day or not trades[0].metadata.begin_proven:
+        return begin
+    with suppress(DataError):
+        return int(store.rows(TRADES, symbol, day)[TRADES.columns.index("time")][0]) // MINUTE_MS * MINUTE_MS
+    return begin
 
 
 def rows_of_next_day(store: Store, kind: Kind, stored: StoredDay) -> list[Column]:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import open_edges, rows_of_next_day
+from voltrade.data.day_edges import due_from, open_edges, rows_of_next_day
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
@@ -55,6 +55,7 @@ class Fetcher:
         contradicted: days for which a source gave other rows than are stored, with the difference.
         ids_missing, ids_filled: ids that were missing between stored trades, and how many of them came over REST.
         rows_missing: rows that are still missing in days that are over, by kind and day, but for trades.
+        without_trades: days on which no trade was made, as the ids of the days around them join.
         unproven: why nothing says that the days of files are whole; empty where REST or other days say it.
     """
 
@@ -84,6 +85,7 @@ class Fetcher:
         self.contradicted: dict[tuple[Kind, date], str] = {}
         self.ids_missing = self.ids_filled = 0
         self.rows_missing: dict[tuple[Kind, date], int] = {}
+        self.without_trades: list[date] = []
         self.unproven = ""
         self._asked: set[tuple[int, int]] = set()
         """First and last ids of gaps that REST was asked for."""
@@ -110,14 +112,25 @@ class Fetcher:
             await self._from_rest(kind, sorted({*lacking} - refused))
             if kind is TRADES:
                 await self._join_days(first, last)
+                self._tell_days_without_trades(first, last)
             today = day_of(self._now())
             self.rows_missing |= {(kind, day): rows for day, rows in self._lacking(kind, first, last).items()}
             incomplete += [(kind, day) for day in self._incomplete(kind, first, last) if day < today]
         return incomplete
 
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
-        stored = {day.day for day in self._store.days(kind, self._instrument.symbol) if day.complete}
-        return [day for day in days_between(first, last) if day not in stored]
+        symbol = self._instrument.symbol
+        stored = {day.day for day in self._store.days(kind, symbol) if day.complete}
+        lacking = [day for day in days_between(first, last) if day not in stored]
+        return [day for day in lacking if kind is not TRADES or not self._store.is_without_trades(symbol, day)]
+
+    def _tell_days_without_trades(self, first: date, last: date) -> None:
+        """Keep which days are without trades; their files are rightly empty."""
+        symbol, days = self._instrument.symbol, days_between(first, last)
+        self.without_trades = [day for day in days if self._store.is_without_trades(symbol, day)]
+        files = {ArchiveFile(TRADES, symbol, day, day) for day in self.without_trades}
+        is_empty = [ArchiveFile.named(each.name) in files and [*each.counts] == ["empty"] for each in self.found]
+        self.found[:] = [each for each, is_quiet in zip(self.found, is_empty, strict=True) if not is_quiet]
 
     def _lacking(self, kind: Kind, first: date, last: date) -> dict[date, int]:
         """Return the days that are over and lack mark prices or funding rates, and how many."""
@@ -382,7 +395,8 @@ def _rows_lacking(store: Store, kind: Kind, stored: StoredDay) -> int:
     columns, begin = store.rows(kind, stored.symbol, stored.day), start_of(stored.day)
     once = np.unique(columns[0], return_index=True)[1]
     columns = [column[once] for column in columns]
-    span, interval_ms = (begin, begin + DAY_MS), known_interval_ms(stored.symbol)
+    due = min(int(columns[0][0]), due_from(store, stored.symbol, stored.day))
+    span, interval_ms = (due, begin + DAY_MS), known_interval_ms(stored.symbol)
     following = [] if kind.step else rows_of_next_day(store, kind, stored)
     missing, at_edges = rows_missing(LAYOUTS[kind], columns, span, interval_ms, following)
     return int(missing.sum()) + at_edges

@@ -132,8 +132,8 @@ class RestPages:
 def with_specials(page: list[Any]) -> tuple[list[Any], list[str]]:
     """Return a page of funding rates with special ones added to the regular one of their minute, and what was added.
 
-    The exchange pays both, as rows of one time whose `rateType` is Regular and Special. A special rate of a time without
-    a regular one is a row of its own. A page with a row that can't be read is returned as it is.
+    The exchange pays both, as rows of one time whose `rateType` is Regular and Special. A special rate without a
+    regular one of its time is a row of its own. A page with a row that can't be read is returned as it is.
     """
     told = []
     try:

@@ -34,6 +34,7 @@ from voltrade.data.stored_day import (
     check_same_units,
     collect_contradictions,
     counts_alike,
+    ids_between,
     keys_of,
     merged_metadata,
     merged_rows,
@@ -122,6 +123,8 @@ class Store:
         blocks: list[Trades] = []
         before: Metadata | None = None
         for day in days_between(first, last):
+            if blocks and day < last and self.is_without_trades(instrument.symbol, day):
+                continue
             block, metadata = self._trades_of_day(instrument, day)
             if before is not None:
                 missing = None if counts_alike(before, metadata) else raw_ids_missing(before, metadata) or 0
@@ -129,6 +132,15 @@ class Store:
             blocks.append(block)
             before = metadata
         return Trades.join(blocks)
+
+    def is_without_trades(self, symbol: str, day: date) -> bool:
+        """Whether nothing is stored of a day because no trade was made: the ids of the stored days around it join."""
+        if self.day(TRADES, symbol, day) is not None:
+            return False
+        stored = self.days(TRADES, symbol)
+        before, after = [each for each in stored if each.day < day], [each for each in stored if each.day > day]
+        ids = ids_between(before[-1], after[0]) if before and after else None
+        return ids is not None and ids[0] + 1 == ids[1]
 
     def _following(self, before: Trades, block: Trades, day: date, missing: int | None) -> Trades:
         """Return a day's trades with ids above those of the day before.
