@@ -425,6 +425,8 @@ def test_the_part_that_is_traded_is_what_is_told() -> None:
     config = Config.from_parameters(SETTINGS)
     done = backtest(with_holes(), config, LongAtBar(config.signals, BTCUSDT), begin_s=6_300)
     assert done.warning == "INCOMPLETE TAPE: without 100.0% of the funding rates"
+    events = backtest(with_holes(), config, LongAtBar(config.signals, BTCUSDT), begin_s=6_300, path="events")
+    assert events.coverage == done.coverage
 
 
 def test_h4_sweep_and_walk_forward_are_marked_too() -> None:

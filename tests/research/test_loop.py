@@ -210,6 +210,7 @@ def check_same(tape: Tape, config: Config, begin_s: float = 0.0, end_s: float | 
         assert found[kind] == expected[kind], kind
     assert compiled.extrapolated == one_by_one.extrapolated
     assert compiled.first_bar == one_by_one.first_bar
+    assert compiled.coverage == one_by_one.coverage
     assert compiled.bars.tobytes() == one_by_one.bars.tobytes()
     assert compiled.bar_decisions.tobytes() == one_by_one.bar_decisions.tobytes()
     check_brief(tape, config, begin_s, end_s)

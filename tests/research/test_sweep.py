@@ -22,6 +22,7 @@ from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Marks, Trades
 from voltrade.report import performance
+from voltrade.report.judgement import judge
 from voltrade.report.sweep_charts import luck_chart
 from voltrade.research.backtest import backtest
 from voltrade.research.prepared_tape import Research
@@ -648,7 +649,9 @@ def test_a_fold_without_training_is_refused(played: Tape) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["expanding", "rolling", "k_fold"])
-def test_what_was_chosen_in_training_is_tried_on_what_it_has_not_seen(played: Tape, scheme: object) -> None:
+def test_what_was_chosen_in_training_is_tried_on_what_it_has_not_seen(
+    played: Tape, scheme: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grid = {"stop_atr": [1.5, 3.0], "ema_fast": [3, 8]}
     research = Research(played)
     found = walk_forward(research, CONFIG, grid, folds=3, scheme=scheme, progress=False)  # type: ignore[arg-type]
@@ -659,8 +662,17 @@ def test_what_was_chosen_in_training_is_tried_on_what_it_has_not_seen(played: Ta
         chosen = CONFIG.changed(stop_atr=float(row["stop_atr"]), ema_fast=int(row["ema_fast"]))
         done = backtest(research, chosen, begin_s=begin_s, end_s=end_s)
         assert row["net"] == pytest.approx(done.statistics.net, abs=1e-6)
+    given: dict[str, Any] = {}
+
+    def told(*args: Any, **known: Any) -> Any:
+        given.update(known)
+        return judge(*args, **known)
+
+    monkeypatch.setattr("voltrade.research.walk_forward.judge", told)
     assert found.judgement.round_trips == found.frame["round_trips"].sum()
     assert "what was chosen in 3 folds" in found.assessment
+    assert (given["fall"], given["at_risk"]) == (found.frame["max_drawdown"].min(), found.frame["largest_r"].max())
+    assert found.frame["max_drawdown"].nunique() > 1
 
 
 def test_the_setting_of_a_fold_is_the_best_of_its_training(played: Tape) -> None:
@@ -756,9 +768,10 @@ def test_settings_without_a_sharpe_ratio_are_drawn_as_none() -> None:
 def test_a_backtest_says_how_much_of_it_is_luck(played: Tape) -> None:
     found = backtest(played, CONFIG).judgement
     assert found.trials == 1
-    assert found.sharpe == pytest.approx(
-        sweep(played, CONFIG, {"stop_atr": [CONFIG.exits.stop_atr]}, progress=False).judgement.sharpe
-    )
+    swept = sweep(played, CONFIG, {"stop_atr": [CONFIG.exits.stop_atr]}, progress=False)
+    assert found.sharpe == pytest.approx(swept.judgement.sharpe)
+    assert found.at_risk == pytest.approx(swept.frame["largest_r"][0])
+    assert found.at_risk > 0
     assert found.text in found._repr_html_()
 
 

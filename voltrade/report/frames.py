@@ -17,6 +17,7 @@ import pandas as pd
 
 from voltrade.compiled import Rows
 from voltrade.model import MONEY, NEVER, CloseReason, Floats, Instrument, Int64s, Purpose, Side
+from voltrade.report.html import mark
 from voltrade.report.performance import at_risk
 from voltrade.risk import COUNTED
 
@@ -129,7 +130,7 @@ class Frames:
         for each in fields(self):
             frame = getattr(self, each.name)
             if warning and isinstance(frame, pd.DataFrame):
-                frame.attrs["warning"] = warning
+                mark(frame, warning)
         return self
 
     @property

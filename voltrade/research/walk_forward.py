@@ -21,7 +21,7 @@ from voltrade.model import HOUR_MS, Int64s
 from voltrade.report import performance
 from voltrade.report.bootstrap import Luckiest, luck_of
 from voltrade.report.chart_style import marked
-from voltrade.report.html import warning_html
+from voltrade.report.html import mark, warning_html
 from voltrade.report.judgement import Judgement, columns_of, judge
 from voltrade.report.performance import Returns, largest_of
 from voltrade.report.sweep_charts import walk_forward_chart
@@ -166,7 +166,7 @@ def walk_forward(
     known: dict[str, Any] = {"chosen_from": hashes, "missing": coverage.missing}
     searches = partial(keep, "walk-forward", traded, grid, [sha256(how.encode()).hexdigest()[:16]], **known)
     counting = _judged(tested, folds, period_ms, searches, coverage.warning)
-    frame.attrs["warning"] = coverage.warning
+    mark(frame, coverage.warning)
     most = float(frame["extrapolated"].fillna(0.0).max())
     notes = partial(_notes, research, settings, coverage, most)
     return WalkForward(frame, len(settings.configs), counting, research.tape.source, coverage, notes)
