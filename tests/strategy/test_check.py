@@ -444,6 +444,10 @@ LITERAL = written(f"{tuple(range(3_000))}[bar.number]")
 BY_NUMBER = written(" or ".join(f"bar.number == {number}" for number in range(1_000, 1_600)))
 
 
+def kept_in_keyword(state: Any, bar: Any, settings: Any, decision: Any, *, memory: list[float] = [0.0]) -> int:  # noqa: B006
+    return int(memory[0] > bar.close)
+
+
 SPOILT: list[tuple[Callable[..., int], str]] = [
     (lambda state, bar, settings, decision: through_a_function(state), "through_a_function reads TOMORROW"),
     (lambda state, bar, settings, decision: next(at for at in range(9) if TOMORROW[at] > 0), "reads TOMORROW"),
@@ -454,6 +458,7 @@ SPOILT: list[tuple[Callable[..., int], str]] = [
     (lambda state, bar, settings, decision: code_reader.FORBIDDEN_NAMES, "reads code_reader.FORBIDDEN_NAMES"),
     (lambda state, bar, settings, decision: UNKNOWN_NAME, "uses UNKNOWN_NAME"),  # type: ignore[name-defined]  # noqa: F821
     (kept_in_default, "reads a default argument, a list"),
+    (kept_in_keyword, "reads a default argument, a list of 1 values"),
     (kept_in_closure(), "reads closes, a ndarray of 3 values"),
     (counts, "counts changes COUNT"),
     (imports, "imports imports time"),

@@ -154,7 +154,7 @@ def with_specials(page: list[Any]) -> tuple[list[Any], list[str]]:
 
 
 def _minute_of(row: Any) -> int:
-    return int(whole_minutes(np.int64(row["fundingTime"])))
+    return int(whole_minutes(np.array([int(row["fundingTime"])], np.int64))[0])
 
 
 def _cells(name: str, page: list[Any], keys: Mapping[str, str | int]) -> dict[str, pa.Array]:

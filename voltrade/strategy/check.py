@@ -148,7 +148,7 @@ def try_rule(rule: type[SignalEngine], settings: SignalSettings) -> None:
         findings = [_check_repeat(new, made, whole), _check_bar_by_bar(new, made, whole)]
     except ConfigError:
         raise
-    except Exception:  # whatever a rule may raise
+    except (Exception, SystemExit):  # whatever a rule may raise
         return
     for finding in findings:
         if not finding.ok:
@@ -191,7 +191,7 @@ def _decisions(engine: SignalEngine, rows: Rows) -> Rows:
     """
     try:
         return engine.on_volume_bars(rows)
-    except Exception as error:  # whatever a rule may raise
+    except (Exception, SystemExit) as error:  # whatever a rule may raise
         at = np.flatnonzero((rows["number"] == engine.bar["number"]) & (rows["close_time"] == engine.bar["close_time"]))
         where = f"bar {at[0]}" if len(at) else "its bars"
         name = type(engine).__name__

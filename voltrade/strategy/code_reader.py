@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
+from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -30,10 +31,11 @@ TRUSTED_MODULES = frozenset(
 
 FORBIDDEN_NAMES = frozenset({
     "open", "input", "eval", "exec", "compile", "globals", "locals", "vars", "id", "hash", "__import__", "breakpoint",
-    "getattr", "setattr", "delattr", "type", "super", "attrgetter", "methodcaller",
+    "getattr", "setattr", "delattr", "type", "super", "attrgetter", "methodcaller", "object",
     "load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "save", "savez", "savez_compressed", "savetxt",
     "datetime64", "empty", "empty_like", "ndarray", "memoryview", "as_strided",
     "getcontext", "setcontext", "localcontext", "seterr", "geterr", "seterrcall", "geterrcall",
+    "BaseException", "BaseExceptionGroup", "SystemExit", "KeyboardInterrupt", "GeneratorExit",
     "setbufsize", "getbufsize", "set_printoptions", "get_printoptions",
 })  # fmt: skip
 """Names in these modules that read or keep other data, or could do so without being found.
@@ -139,6 +141,7 @@ class CodeReader:
                 yield f"{where} uses {name}"
             elif operation == "LOAD_GLOBAL" or (operation == "LOAD_DEREF" and name in outside):
                 yield from self._name(name, _attributes(instructions[number + 1 :]), function, where)
+        yield from _orders_of_hashes(instructions, where)
         loads = (each for each in instructions if each.opname in ("LOAD_CONST", "RETURN_CONST"))
         for constant in {load.arg: load.argval for load in loads}.values():
             if isinstance(constant, CodeType):  # comprehensions and inner functions
@@ -237,6 +240,15 @@ def _is_of_super(instructions: Sequence[dis.Instruction], number: int) -> bool:
     """Whether an instruction loads `super`, or the class for it, as some versions of Python do."""
     name, before = instructions[number].argval, instructions[max(number - 1, 0)].argval
     return bool(name == "super" or (name == "__class__" and before == "super"))
+
+
+def _orders_of_hashes(instructions: Sequence[dis.Instruction], where: str) -> Iterator[str]:
+    """Yield where code goes through a literal set of texts: each process has them in another order."""
+    for instruction, after in pairwise(instructions):
+        value = instruction.argval
+        has_texts = isinstance(value, frozenset) and any(isinstance(each, str | bytes) for each in value)
+        if instruction.opname == "LOAD_CONST" and has_texts and after.opname != "CONTAINS_OP":
+            yield f"{where} goes through a set of texts, which each process has in another order"
 
 
 def _owner(instructions: Sequence[dis.Instruction], number: int) -> str:

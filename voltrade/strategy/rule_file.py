@@ -25,6 +25,7 @@ from voltrade.model import Instrument
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 from voltrade.strategy import parameter_file
 from voltrade.strategy.code_reader import refuse_other_data
+from voltrade.strategy.load_reader import refuse_outside_data
 
 COPY_FOLDER = "rule"
 """Folder of the copy inside a run's folder."""
@@ -242,6 +243,7 @@ class RuleFile:
             raise ConfigError(f"rule: settings_type of {self.class_name} must be a kind of SignalSettings")
         refuse_other_overrides(rule)
         refuse_other_data(rule)
+        refuse_outside_data(self.sources)
         refuse_secrets(dict.fromkeys(rule.settings_type.model_fields))
         folder = self.path.resolve().parent
         for path in sorted(self._imported()):
