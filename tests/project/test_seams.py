@@ -229,7 +229,7 @@ OF_TRADING: dict[str, tuple[Edit, ...]] = {
     "stop_out_cost": (Edit(RISK, "    return int(stop) + mul_e8_ceil(", "    return 2 * int(stop) + mul_e8_ceil("),),
     "stop_distance": (Edit(RISK, "    return math.ceil(ticks - 1e-6)\n", "    return math.ceil(ticks * 1.5)\n"),),
     "REFUSALS": (Edit(STATES, '(Reaction.CLOSE, "the price has', '(Reaction.RETRY, "the price has'),),
-    "ALGO_MOVES": (Edit(STATES, "(_ALGO_KNOWN - {_A.NEW}) | {_A.PENDING_CANCEL}", "_ALGO_KNOWN - {_A.NEW}"),),
+    "ALGO_MOVES": (Edit(STATES, "(_ALGO_KNOWN - {_A.NEW}) | {_A.PENDING_CANCEL, _A.GONE}", "_ALGO_KNOWN - {_A.NEW}"),),
 }
 
 
