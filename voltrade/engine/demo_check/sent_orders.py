@@ -8,6 +8,7 @@ position proves nothing of it.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import copy
@@ -54,6 +55,8 @@ class SentOrder:
     """State of that order."""
     is_lost: bool = False
     """Whether an earlier attempt to send it has no answer, so that a refusal of a later one says nothing of it."""
+    may_be_two: bool = False
+    """Whether a stop that was lost was sent again by its name, which may have rested and ended before."""
     is_absent: bool = False
     """Whether it never arrived: no query and no list shows it after the time in which they would."""
     first_sent: int = field(init=False)
@@ -67,7 +70,7 @@ class SentOrder:
         """Whether it may still execute something, or has executed what nobody has told yet."""
         if self.outcome is Outcome.REFUSED or self.is_absent:
             return False
-        return (self.became if self.child else self.status) not in FINAL
+        return self.may_be_two or (self.became if self.child else self.status) not in FINAL
 
     @property
     def is_seen(self) -> bool:
@@ -87,6 +90,7 @@ class SentOrder:
         """Note another attempt to send it."""
         self.sent, self.is_absent = now, False
         self.is_lost = self.is_lost or self.outcome is Outcome.UNKNOWN
+        self.may_be_two = self.is_stop and self.is_lost
         self.outcome = self.outcome if self.outcome is Outcome.ACCEPTED else Outcome.UNKNOWN
 
     def answer(self, outcome: Outcome, now: int) -> None:
@@ -95,11 +99,17 @@ class SentOrder:
         is_known = self.outcome is Outcome.ACCEPTED or (outcome is Outcome.REFUSED and self.is_lost)
         self.outcome = self.outcome if is_known else outcome
 
-    def see(self, status: str = "", executed: str = "0", child: int = 0, became: str = "") -> None:
-        """Note what the exchange tells of it; what is older than a final state changes nothing."""
+    def see(
+        self, status: str = "", executed: str = "0", child: int = 0, became: str = "", is_one: bool = False
+    ) -> None:
+        """Note what the exchange tells of it; what is older than a final state changes nothing.
+
+        Where the name may be of two stops, `is_one` says that a cancel has shown that none rests any more.
+        """
         if not self.can_act and not self.is_absent:
             return
         self.outcome, self.is_absent = Outcome.ACCEPTED, False
+        self.may_be_two = self.may_be_two and not is_one
         is_behind = status in RESTING and self.has_left
         self.status = self.status if is_behind else status or self.status
         self.child, self.became = child or self.child, became or self.became
@@ -119,13 +129,22 @@ class SentOrders:
         self.by_name: dict[str, SentOrder] = {}
         self.tell = tell
         """Takes each note; an order's first one before it is sent."""
+        self.closed = Decimal(0)
+        """What others have closed of what was bought; it stays so, whatever they buy later."""
+        self.used: deque[tuple[int, int]] = deque()
+        """When the requests of clean-ups were sent in the last minute, and their weight."""
         self.is_watched: Callable[[], bool] = lambda: True
         """Whether the process that cleans up after this one is there."""
 
     @property
-    def net(self) -> Decimal:
+    def bought(self) -> Decimal:
         """What was provably bought and not provably sold, in coins; below zero where more was sold."""
         return sum((order.executed for order in self.by_name.values()), Decimal(0))
+
+    @property
+    def net(self) -> Decimal:
+        """The same without what others have closed."""
+        return self.bought - self.closed
 
     @property
     def undecided(self) -> list[SentOrder]:
@@ -150,7 +169,8 @@ class SentOrders:
         if call not in (ORDER, STOP) or not name:
             response = await rest.ask(call, params)
             if call == CANCEL_STOP and response.status == 200 and name in self.by_name:
-                self._note({"name": name, "status": "CANCELED"})
+                has_left = self.by_name[name].has_left  # then its own order, or a query, tells how it ended
+                self.note({"name": name, "status": "" if has_left else "CANCELED", "is_one": True})
         else:
             response = await self._place(rest, call, params, clock, name)
         if response.status == 200:
@@ -164,7 +184,7 @@ class SentOrders:
             raise SessionError("the process that cleans up after this one has died: nothing more is bought")
         sign = "-" if params["side"] == "SELL" else ""
         facts = {"is_stop": call == STOP, "is_market": params.get("type") == "MARKET", "sent": clock()}
-        self._note({"name": name, "quantity": f"{sign}{params.get('quantity', '0')}", **facts})
+        self.note({"name": name, "quantity": f"{sign}{params.get('quantity', '0')}", **facts})
         outcome = Outcome.UNKNOWN
         try:
             response = await rest.ask(call, params)
@@ -172,7 +192,7 @@ class SentOrders:
             outcome = classify(response.status, response.code, response.text, "POST")
             outcome = Outcome.ACCEPTED if exists else outcome
         finally:
-            self._note({"name": name, "outcome": outcome.value, "sent": clock()})
+            self.note({"name": name, "outcome": outcome.value, "sent": clock()})
         return response
 
     def learn(self, body: Any) -> None:
@@ -202,19 +222,28 @@ class SentOrders:
         else:
             return
         if order is not None and order.would_see(**facts):
-            self._note({"name": order.name, **facts})
+            self.note({"name": order.name, **facts})
 
     def _of(self, name: str, number: int) -> SentOrder | None:
         became = (order for order in self.by_name.values() if number and order.child == number)
         return self.by_name.get(name) or next(became, None)
 
-    def _note(self, note: Mapping[str, Any]) -> None:
+    def note(self, note: Mapping[str, Any]) -> None:
+        """Take a note, and pass it on."""
         self.tell(note)
         self.hear(note)
 
     def hear(self, note: Mapping[str, Any]) -> None:
-        """Take a note: an order that is sent now, the outcome of one, or what the exchange tells of it."""
+        """Take a note.
+
+        It is of an order that is sent now, the outcome of one, what the exchange tells of it, what others have
+        closed, or the weight of a request.
+        """
         facts = dict(note)
+        if "name" not in facts:
+            self.closed += Decimal(facts.get("closed", 0))
+            self.used.extend([(facts["at"], facts["weight"])] if "weight" in facts else [])
+            return
         order = self.by_name.get(facts.pop("name"))
         if order is None:
             self.by_name[note["name"]] = SentOrder(**{**note, "quantity": Decimal(note["quantity"])})
