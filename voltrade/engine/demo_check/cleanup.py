@@ -424,7 +424,7 @@ class CleanUp:
     async def _cancel_one(self, order: SentOrder) -> None:
         if order.is_stop:
             response = await self._ask(CANCEL_STOP, symbol=self._terms.symbol, clientAlgoId=order.name)
-            is_late = order.has_left and self._now >= order.sent + self._arrives_ms
+            is_late = order.has_left and self._now >= order.sent + self._arrives_ms + READ_LAG_MS
             if order.may_be_two and is_late and is_not_found(response):
                 self._sent.note({"name": order.name, "is_one": True})
         else:
