@@ -782,7 +782,7 @@ def test_no_stop_follows_one_that_may_have_sold(account: Account, story: Story, 
     assert asyncio.run(clean()) == left
 
 
-@pytest.mark.parametrize("hidden_s", [15, 60])
+@pytest.mark.parametrize("hidden_s", [15, 75])
 def test_a_stop_that_was_sent_twice_by_its_name_ends_with_both(account: Account, hidden_s: int) -> None:
     """The first one arrived, was rejected as it triggered, and is shown late; by then the second one rests.
 

@@ -291,7 +291,7 @@ class CleanUp:
         Its state may never become a final one. One that the exchange shows as open holds the clean-up all the same.
         """
         _, since = self._states.get(order.name, ("", 0))
-        is_same = order.name in self._found and self._now - since >= STUCK_MS
+        is_same = order.name in self._found and self._now - since >= STUCK_MS and not order.may_be_two
         return is_same and order.has_left and order.became not in RESTING and self._is_nothing_held
 
     @property
