@@ -180,11 +180,15 @@ class RuleFile:
     def sources(self) -> dict[str, bytes]:
         """The contents of the file and of the files beside it that it imports, by their path in the folder.
 
+        Not those of voltrade itself, which may lie beside a rule too: in the project's own folder.
+
         Raises:
             ConfigError: A file is not valid Python.
         """
         folder = self.path.resolve().parent
-        beside = [path for path in self._imported() if path.is_relative_to(folder)]
+        beside = [
+            path for path in self._imported() if path.is_relative_to(folder) and not path.is_relative_to(_PACKAGE)
+        ]
         places = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(beside)}
         return {self.path.name: self.path.read_bytes(), **places}
 
