@@ -175,10 +175,10 @@ def test_a_live_engine_that_was_killed_goes_on_by_the_word_that_it_began_with(
         time.sleep(0.05)
     by_hand = len(Truth.of(folder).kind("fill"))
     run = tmp_path / "runs/killed"
-    begin_run(run, parameters(tmp_path, "live", address, duration_s=12.0, capital=990_000))
+    begin_run(run, parameters(tmp_path, "live", address, duration_s=16.0, capital=990_000))
     process = Forked("engine", str(run), log=run / "engine.log")
     deadline = time.monotonic() + 60
-    while len(Truth.of(folder).kind("fill")) < by_hand + 5:
+    while len(Truth.of(folder).kind("fill")) < by_hand + 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()

@@ -178,7 +178,7 @@ def test_recorded_bytes_are_traded(tmp_path: Path, recordings: Path, name: str) 
     assert read >= 0.95 * exchange.sent > 500  # the last ones came when the session was over
     symbol = given["symbol"].lower()
     assert exchange.subscribed == [[f"{symbol}@aggTrade", f"{symbol}@markPrice@1s"]]
-    assert {call for call, _ in exchange.asked} == {"time", "exchangeInfo", "klines", "aggTrades"}
+    assert {call for call, _ in exchange.asked} == {"time", "exchangeInfo", "klines", "premiumIndex", "aggTrades"}
 
     facts = check(played)
     assert sum(isinstance(fact, RoundTrip) for fact in facts) >= least_trips

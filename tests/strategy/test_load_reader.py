@@ -94,6 +94,7 @@ def test_what_is_only_for_a_program_or_not_run_is_no_fault(tmp_path: Path) -> No
     assert load_rule(written(tmp_path, head, "", in_set)).__name__ == "Mine"
 
 
+@pytest.mark.filterwarnings("ignore::voltrade.signal_engine.UncompiledRuleWarning")
 def test_check_names_the_bar_of_a_rule_that_ends_the_process() -> None:
     class Ending(SignalEngine):
         @staticmethod

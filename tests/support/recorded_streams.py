@@ -168,6 +168,8 @@ class RecordedExchange:
             return web.json_response({"serverTime": self._now})
         if call == "klines":
             return web.json_response([])
+        if call == "premiumIndex":  # of which the recordings' begin says nothing
+            return web.json_response({"symbol": params["symbol"], "markPrice": self._rows[0]["p"]})
         assert call == "aggTrades", request.path
         limit = int(params["limit"])
         if "fromId" in params:
