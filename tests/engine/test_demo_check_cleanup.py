@@ -1287,7 +1287,8 @@ def test_only_news_of_an_order_is_noted() -> None:
     sent.hear({"name": BOUGHT, "quantity": "0.002", "is_stop": False, "is_market": True, "sent": 1})
     for row in (NEW, NEW, PART, PART, NEW, EXPIRED, FILLED):
         sent.learn({**row, "clientOrderId": BOUGHT, "side": "BUY"})
-    assert [note["status"] for note in notes] == ["NEW", "PARTIALLY_FILLED", "NEW", "EXPIRED"]
+    assert [note["status"] for note in notes] == ["NEW", "PARTIALLY_FILLED", "NEW", "EXPIRED", "FILLED"]
+    assert (sent.by_name[BOUGHT].status, sent.bought) == ("EXPIRED", Decimal("0.002"))  # what is executed always counts
 
 
 def test_nothing_is_bought_once_nobody_would_clean_up(account: Account) -> None:

@@ -102,10 +102,11 @@ class SentOrder:
     def see(
         self, status: str = "", executed: str = "0", child: int = 0, became: str = "", is_one: bool = False
     ) -> None:
-        """Note what the exchange tells of it; what is older than a final state changes nothing.
+        """Note what the exchange tells of it; after a final state only that more was executed, which always counts.
 
         Where the name may be of two stops, `is_one` says that a cancel has shown that none rests any more.
         """
+        self.executed = max(self.executed, Decimal(executed), key=abs)
         if not self.can_act and not self.is_absent:
             return
         self.outcome, self.is_absent = Outcome.ACCEPTED, False
@@ -113,7 +114,6 @@ class SentOrder:
         is_behind = status in RESTING and self.has_left
         self.status = self.status if is_behind else status or self.status
         self.child, self.became = child or self.child, became or self.became
-        self.executed = max(self.executed, Decimal(executed), key=abs)
 
     def would_see(self, **facts: Any) -> bool:
         """Whether `see` would change anything."""
