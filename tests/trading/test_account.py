@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import an_instrument
 
-from voltrade.account import Account, Position, fee, proportion
+from voltrade.account import Account, Position, fee, net_of, proportion
 from voltrade.model import MONEY, Instrument, Side, money
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -144,3 +144,9 @@ def test_realised_agrees_with_decimals(some: Fills) -> None:
         quantity += side * size
     assert got == expected
     assert position.cost == cost
+
+
+def test_the_net_of_a_round_trip_has_fees_taken_off_and_funding_added() -> None:
+    """In the tables, the breaker, the compiled backtest and the sweep, which all call it."""
+    assert net_of(1_000, 30, -20) == 950  # funding that was paid
+    assert net_of(-1_000, 30, 20) == -1_010  # and received
