@@ -253,7 +253,8 @@ class Trades:
         return len(self.id)
 
     def __getitem__(self, rows: slice | Bools) -> Trades:
-        return Trades(self.symbol, *(column[rows] for column in self.columns))
+        columns = self.id[rows], self.price[rows], self.quantity[rows], self.time[rows], self.buyer_is_maker[rows]
+        return Trades(self.symbol, *columns)
 
     def rows(self) -> Iterator[tuple[int, int, int, int, bool]]:
         """Yield each trade as a row of `from_rows`."""

@@ -35,11 +35,13 @@ class Process:
     def stop(self) -> None:
         """Run nothing of it until as many `go_on` have come."""
         self.stops += 1
+        STOPPED.add(self)
 
     def go_on(self, loop: VirtualLoop) -> None:
         """Take one stop away; after the last, run what has waited meanwhile, in its order."""
         self.stops = max(self.stops - 1, 0)
         if not self.stops:
+            STOPPED.discard(self)
             loop._ready.extend(self._waiting)
             self._waiting.clear()
 
@@ -49,6 +51,8 @@ class Process:
 
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+STOPPED: set[Process] = set()
+"""Processes that are held still, of any loop: while there are none, no callback's process is looked up."""
 
 
 class Stuck(RuntimeError):
@@ -60,12 +64,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     Args:
         begin_ms: what the venue's clock says then, ms UTC.
+
+    Attributes:
+        now_ms: the venue's clock, ms UTC.
     """
 
     def __init__(self, begin_ms: int = BEGIN_MS) -> None:
         super().__init__()
         self._begin_ms = begin_ms
         self._now = 0.0
+        self.now_ms = begin_ms
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         """By time, and those of one moment in the order in which they were set: what travels together stays so."""
         self._set = 0
@@ -73,11 +81,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self._now
-
-    @property
-    def now_ms(self) -> int:
-        """The venue's clock, ms UTC."""
-        return self._begin_ms + int(self._now * 1000 + 1e-6)
 
     def at_ms(self, time: int) -> float:
         """Return the loop's time, s, at a time of the venue's clock."""
@@ -114,8 +117,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle = ready.popleft()
             if handle._cancelled:
                 continue
-            process = handle._context.get(PROCESS)
-            if process is not None and process.stops:
+            if STOPPED and (process := handle._context.get(PROCESS)) in STOPPED:
                 process.keep(handle)
             else:
                 handle._run()
@@ -126,7 +128,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             heapq.heappop(timers)
         if not timers:
             raise Stuck("every task waits, and no timer is set")
-        self._now = max(self._now, timers[0][0])
+        if timers[0][0] > self._now:
+            self._now = timers[0][0]
+            self.now_ms = self._begin_ms + int(self._now * 1000 + 1e-6)
 
     def _refuse(self, *args: Any, **named: Any) -> NoReturn:
         raise RuntimeError("nothing outside of the loop can be waited for: its time would stand still")

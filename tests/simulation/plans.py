@@ -43,6 +43,7 @@ TAPE_S = HISTORY_S + DURATION_S + END_S + 60.0
 LEAST_FAULTS, LEAST_CLASSES = 10, 4
 LAST_FAULT_S = FAULTS_S - 130.0
 """So that the longest of them are over when it is to be quiet."""
+LOOKS = 4
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Plan:
         kinds: names of the strikes, to count by; and `rows`, of the fault catalogue.
         latency_s: shortest and longest time that a packet takes, one way.
         opens_ms: what the venue's clock says when it opens.
+        looks_s: when an operator looks at the session, seconds after the opening: one that is halted is resumed.
     """
 
     seed: int
@@ -72,6 +74,7 @@ class Plan:
     rows: tuple[str, ...] = ()
     latency_s: tuple[float, float] = LATENCY_S
     opens_ms: int = BEGIN_MS
+    looks_s: tuple[float, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -91,12 +94,20 @@ def draw_plan(seed: int) -> Plan:
     drawn = draw_faults(seed)
     names = tuple(kind.name for kind, _ in drawn)
     strikes = tuple(strike for _, strike in drawn)
-    return replace(clean_plan(seed), strikes=strikes, kinds=names, rows=tuple(map(row_of, names)))
+    plan = replace(clean_plan(seed), strikes=strikes, kinds=names, rows=tuple(map(row_of, names)))
+    return plan if is_recoverable(plan) else replace(plan, looks_s=draw_looks(seed))
 
 
 def is_recoverable(plan: Plan) -> bool:
     """Whether a session must trade on under this plan as if nothing had been."""
     return all(row in RECOVERABLE for row in plan.rows)
+
+
+def draw_looks(seed: int) -> tuple[float, ...]:
+    """Draw when an operator looks at the session: once in each of four parts, so that a halt is not its end."""
+    draw = np.random.default_rng([seed, 7])
+    part = LAST_FAULT_S / LOOKS
+    return tuple(float(round(draw.uniform(number, number + 1) * part, 1)) for number in range(LOOKS))
 
 
 def draw_faults(seed: int) -> list[tuple[Kind, Strike]]:

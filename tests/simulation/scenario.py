@@ -60,6 +60,7 @@ def scenario(
     restart_s: float = 1.5,
     faults_s: float | None = None,
     opens_ms: int = clock.BEGIN_MS,
+    looks_s: tuple[float, ...] = (),
     **settings: Any,
 ) -> Evidence:
     """Play a session under these faults.
@@ -67,6 +68,7 @@ def scenario(
     Args:
         faults_s: when faults have ended; without it with the last of them.
         opens_ms: what the venue's clock says when it opens.
+        looks_s: when an operator looks, and resumes what is halted.
         settings: parameters over `QUICK`, such as `duration_s` or `rule`.
     """
     given = {**QUICK, "duration_s": 300.0, "seed": seed, **settings}
@@ -74,7 +76,7 @@ def scenario(
     last_s = max([at_s + for_s for at_s, _, for_s, _ in strikes], default=0.0)
     played = tape if tape is not None else drawn_tape(seed, end_s)
     ends_s = last_s if faults_s is None else faults_s
-    return play(Plan(seed, given, played, begin_s, strikes, ends_s, restart_s, opens_ms=opens_ms))
+    return play(Plan(seed, given, played, begin_s, strikes, ends_s, restart_s, opens_ms=opens_ms, looks_s=looks_s))
 
 
 def play(plan: Plan, is_replayed: bool = True) -> Evidence:

@@ -37,7 +37,7 @@ def breaks(plan: Plan) -> Rules:
 
 def shrink(plan: Plan, fails: Fails) -> Plan:
     """Return the smallest plan found that still fails: as short as can be, without faults that are not needed."""
-    return shorter(fewer(earlier(plan, fails), fails), fails)
+    return shorter(unseen(fewer(earlier(plan, fails), fails), fails), fails)
 
 
 def earlier(plan: Plan, fails: Fails) -> Plan:
@@ -66,6 +66,12 @@ def fewer(plan: Plan, fails: Fails) -> Plan:
             size //= 2
         size = min(size, max(len(plan.strikes), 1))
     return plan
+
+
+def unseen(plan: Plan, fails: Fails) -> Plan:
+    """Leave out the operator who resumes, if it fails without."""
+    tried = replace(plan, looks_s=())
+    return tried if plan.looks_s and fails(tried) else plan
 
 
 def without(plan: Plan, first: int, end: int) -> Plan:
@@ -105,6 +111,7 @@ def written(plan: Plan, tape_s: float) -> Json:
         "kinds": list(plan.kinds),
         "rows": list(plan.rows),
         "opens_ms": plan.opens_ms,
+        "looks_s": list(plan.looks_s),
     }
 
 
@@ -114,7 +121,7 @@ def read(kept: Json) -> Plan:
     tape = drawn_tape(kept["seed"], kept["tape_s"], kept.get("dense_s", 0.0))
     times = (kept["begin_s"], strikes, kept["faults_s"], kept["restart_s"])
     settings = _with(kept["settings"], OWN_RULE, RULE)
-    named = {"kinds": tuple(kept["kinds"]), "rows": tuple(kept["rows"])}
+    named = {"kinds": tuple(kept["kinds"]), "rows": tuple(kept["rows"]), "looks_s": tuple(kept.get("looks_s", ()))}
     return Plan(kept["seed"], settings, tape, *times, **named, opens_ms=kept.get("opens_ms", BEGIN_MS))
 
 
@@ -133,6 +140,7 @@ def as_story(plan: Plan, rules: Rules) -> str:
         f"begin_s={plan.begin_s}",
         f"faults_s={plan.faults_s}",
         f"opens_ms={plan.opens_ms}",
+        f"looks_s={plan.looks_s}",
     ]
     given += [f"{name}={value!r}" for name, value in settings.items()]
     names = ", ".join(sorted(f"{oracle} {kind}" for oracle, kind in rules))

@@ -189,6 +189,13 @@ class Strikes:
             line = json.dumps({"op": action, "reason": reason}).encode() + b"\n"
             self._world.within(now.process, self._say(now.engine._control, line))
 
+    def look(self) -> None:
+        """An operator looks at the session, and resumes it where it is halted or paused."""
+        now = self._world.now
+        system = now.engine._system if now is not None and now.is_alive else None
+        if system is not None and (system.core.paused or system.core.breaker.mode == "HALTED"):
+            self.do_operator(0.0, "resume", "seen by an operator")
+
     async def _say(self, control: Any, line: bytes) -> None:
         answer = await ask(control, line)
         told = Told(self._world.loop.now_ms, json.loads(line), json.loads(answer) if answer else {})

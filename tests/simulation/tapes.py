@@ -61,12 +61,5 @@ def path_tape(points: Sequence[tuple[float, float]], every_s: float = 0.5, lots:
 
 def columns(time: np.ndarray, price: np.ndarray, lots: np.ndarray, is_sell: np.ndarray) -> Trades:
     """Make a tape of columns: milliseconds from its begin, ticks, lots, and whether the taker sold."""
-    rows = zip(
-        range(1, len(time) + 1),
-        price.tolist(),
-        lots.tolist(),
-        (time + BEGIN_MS).tolist(),
-        is_sell.tolist(),
-        strict=True,
-    )
-    return Trades.from_rows(SYMBOL, list(rows))
+    ids = np.arange(1, len(time) + 1)
+    return Trades(SYMBOL, ids, price.astype(np.int64), lots.astype(np.int64), time + BEGIN_MS, is_sell)

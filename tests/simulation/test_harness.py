@@ -266,3 +266,11 @@ def test_a_seed_is_made_small_for_the_oracle_that_was_asked_for(monkeypatch: pyt
     plan, rules = shrink_module.shrunk(1, "O5")
     assert ("O5", "a") in rules
     assert len(plan.strikes) == 6
+
+
+@pytest.mark.parametrize(("looks_s", "resumed"), [((90.0,), 1), ((30.0,), 0), ((), 0)])
+def test_an_operator_who_looks_resumes_what_is_halted(looks_s: tuple[float, ...], resumed: int) -> None:
+    """Paused after a minute: seen half a minute later, or looked at before and never again."""
+    evidence = scenario(at(60.0, "operator", action="pause"), looks_s=looks_s, duration_s=120.0)
+    actions = [row.body["action"] for _, row in reading_of(evidence).of_kind("Operator")]
+    assert actions.count("resume") == resumed

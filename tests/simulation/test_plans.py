@@ -10,7 +10,7 @@ import pytest
 
 from simulation.clock import BEGIN_MS
 from simulation.kinds import KINDS, NOT_REACHED, RECOVERABLE, RECOVERABLE_KINDS, row_of
-from simulation.plans import LAST_FAULT_S, TAPE_S, draw_faults, draw_plan, draw_settings
+from simulation.plans import LAST_FAULT_S, TAPE_S, draw_faults, draw_plan, draw_settings, is_recoverable
 from simulation.shrink import read, written
 from simulation.strikes import Strikes
 from voltrade.model import DAY_MS
@@ -120,6 +120,7 @@ def test_a_plan_comes_back_from_its_file() -> None:
             "rows",
             "latency_s",
             "opens_ms",
+            "looks_s",
         ):
             assert getattr(back, name) == getattr(plan, name), name
 
@@ -153,3 +154,11 @@ def test_all_exits_and_both_sides_are_drawn(settings: list[dict[str, Any]]) -> N
 def test_what_is_drawn_is_a_session_of_ours(settings: list[dict[str, Any]]) -> None:
     for each in settings[:20]:
         read_parameters(each)
+
+
+def test_an_operator_looks_four_times_unless_all_must_recover_alone() -> None:
+    for seed in range(1, 41):
+        plan = draw_plan(seed)
+        assert len(plan.looks_s) == (0 if is_recoverable(plan) else 4)
+        assert list(plan.looks_s) == sorted(plan.looks_s)
+        assert all(0 <= at <= LAST_FAULT_S for at in plan.looks_s)

@@ -135,6 +135,8 @@ class World:
             if (act := self.strikes.by_name(kind)) is not None:
                 self._at(at, act, for_s, **facts)
                 self.to_come += kind in ("run", "resume")
+        for at in self.plan.looks_s:
+            self._at(at, self.strikes.look)
         self.begin_run("run", {})
         end = self.opened + int((self.plan.duration_s + END_S) * 1000)
         timer = self.loop.call_at(self.loop.at_ms(end), self._ended.set)

@@ -178,6 +178,8 @@ class Market:
     @property
     def next_arrival(self) -> int:
         """Time at which the next order reaches the matching engine, ms; NEVER if none is on its way."""
+        if not self.open_orders:
+            return NEVER
         on_their_way = (order.live_from for order in self.open_orders.values() if order.phase is Phase.IN_FLIGHT)
         return min(on_their_way, default=NEVER)
 
