@@ -85,7 +85,10 @@ def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
 
 @compiled_part
 def unrealised_profit(symbol: Record) -> int:
-    """Return the profit of the position at the mark price, or at the last trade's where there is no mark price."""
+    """Return the profit of the position at the last mark price, or at the last trade's before the first.
+
+    A mark price that is missing comes as one at the last trade's price, on a tape and in a session.
+    """
     if symbol.quantity == 0:
         return 0
     if symbol.mark_e8:

@@ -356,7 +356,7 @@ class MarkPrice:
     funding_rate_e8: int = 0
     next_funding_time: int = 0
     is_last_price: bool = False
-    """Whether it is the last trade's price, since the records of the exchange's mark prices have a hole."""
+    """Whether it is the last trade's price, since the exchange's mark price is missing in its records or its stream."""
 
 
 @dataclass(frozen=True, slots=True)

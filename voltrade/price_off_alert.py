@@ -26,7 +26,9 @@ class PriceOffAlert:
         """The mark price in ticks, rounded, and the price of the last trade; 0 before the first."""
 
     def note_mark(self, mark: MarkPrice) -> None:
-        """Note a mark price."""
+        """Note a mark price; one that is the last trade's price says nothing about trades."""
+        if mark.is_last_price:
+            return
         self._mark, self._mark_time = mark.price_e8 // self._tick_e8, mark.time
 
     def check(self, price: int, time: int) -> str:

@@ -16,9 +16,9 @@ TRADING_PATH = [
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "account_books", "order_register", "snapshot_check", "order_outputs", "saved_orders",
     "oms", "bar_rate", "symbol_filters", "symbol_state", "wallet_check", "saved_account", "core", "tape_loop",
-    "session_abandonment", "account_watch", "ballast", "price_off_alert", "journal_market", "journal_rows",
-    "pending_market_row", "checkpoint", "journal_bodies", "journal_lock", "journal", "inbox", "lockstep", "rest_reads",
-    "live",
+    "session_abandonment", "account_watch", "ballast", "price_off_alert", "missing_marks", "journal_market",
+    "journal_rows", "pending_market_row", "checkpoint", "journal_bodies", "journal_lock", "journal", "inbox",
+    "lockstep", "rest_reads", "live",
 ]  # fmt: skip
 """The files on top, in the order in which they build on each other: each imports only files before it."""
 

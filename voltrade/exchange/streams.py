@@ -14,6 +14,7 @@ from voltrade.exchange.client import Clock, UsdmExchange
 from voltrade.exchange.messages import MessageReader
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.trade_sequence import StreamCounts, TradeSequence
+from voltrade.missing_marks import MissingMarks
 from voltrade.model import Event, Instrument, StreamStatus
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ Stream = Literal["market", "user"]
 
 SILENCE_MS = 10_000
 """A market stream without messages for this long is reconnected, even if it answers pings. If only trades are missing,
-REST is asked first whether there were any."""
+REST is asked first whether there were any; if only mark prices are, see `missing_marks`."""
 HEALTHY_S = 60.0
 """A connection that has lasted this long resets the delay before the next one."""
 PLANNED_LIFE_MS = 23 * 3_600_000
@@ -49,7 +50,8 @@ class BinanceWSManager:
 
     Frames are read in the exchange's `frame_handler`, before ccxt's caches. Each stream has a task with one pending
     `watch`, which ends when the connection does; then it connects again. Before the exchange cuts a connection for its
-    age, another one is opened beside it and takes over, so that no trade is missed. A user event that cannot be read,
+    age, another one is opened beside it and takes over, so that no trade is missed; so it is while trades come and mark
+    prices don't, for which mark prices at the last trade's price come meanwhile. A user event that cannot be read,
     or after which the account may have changed in an unknown way, gives a `StreamStatus` down and up, after which the
     account is read again; so does a user stream that was replaced. An event of a kind that isn't listed is counted and
     left aside.
@@ -59,7 +61,8 @@ class BinanceWSManager:
         rest: for listen keys and missing trades.
         instrument: the symbol that is traded.
         on_agg_trade: takes (id, price in ticks, lots, time in ms, whether the buyer is the maker), in the order of ids.
-        on_event: takes marks, gaps, stream statuses and updates of the account, in order with the trades.
+        on_event: takes marks, gaps, stream statuses and updates of the account, in order with the trades, and `Trouble`
+            when mark prices are missing.
         clock: ms UTC, as the exchange's.
         user_stream: False for public data only.
         lockstep: the tape waits for us, so no silence is too long and a gap in the tape is final at once.
@@ -92,6 +95,9 @@ class BinanceWSManager:
         self._rest = rest
         self._symbol = instrument.symbol
         self._reader = MessageReader(instrument, rest.fee_prices)
+        self._marks = MissingMarks(instrument, on_agg_trade, on_event)
+        if not lockstep:
+            on_agg_trade, on_event = self._marks.on_agg_trade, self._marks.on_event
         self._on_event: Callable[[Event], None] = self._noting(on_event)
         self._trades = TradeSequence(
             *(exchange, rest, instrument.symbol, self._noting(on_agg_trade), self._on_event, self.counts),
@@ -198,6 +204,7 @@ class BinanceWSManager:
             raise ExchangeError(f"an event could not be handled: {self._exchange.frame_handler_failure!r}")
         self._check_silence(now)
         await self._check_trades(now)
+        self._check_marks(now)
         self._redial_by_plan(now)
         if "user" in self._up and self._up["user"].is_set() and now >= self._renew_at:
             self._renew_at = now + LISTEN_KEY_RETRY_MS
@@ -256,6 +263,12 @@ class BinanceWSManager:
         elif now - self._last_trade >= self._silence_ms:
             self._last_trade = now
             await self._beside(self._look_for_trades())
+
+    def _check_marks(self, now: int) -> None:
+        """Have another market connection opened beside one that brings trades and no mark prices."""
+        if self._marks.is_dial_due(now):
+            log.warning("market stream: trades come, but no mark prices")
+            self._opened["market"] = now - PLANNED_LIFE_MS
 
     async def _look_for_trades(self) -> None:
         try:
@@ -324,7 +337,8 @@ class BinanceWSManager:
         await self._exchange.watch(url, "user", None, "user")
 
     def _redial_by_plan(self, now: int) -> None:
-        """Open a connection beside one that is so old that the exchange will cut it; one stream at a time."""
+        """Open a connection beside one that is so old that the exchange will cut it, or that counts as old because it
+        brings no mark prices; one stream at a time."""
         for stream, task in list(self._successors.items()):
             if task.done() and stream in self._clients:
                 error = None if task.cancelled() else task.exception()
@@ -335,7 +349,7 @@ class BinanceWSManager:
         due = (each for each in self._clients if now - self._opened[each] >= PLANNED_LIFE_MS)
         stream_due = None if self._lockstep or self._successors else next(due, None)
         if stream_due is not None:
-            log.info("%s stream: opening another connection before the exchange cuts this one", stream_due)
+            log.info("%s stream: opening another connection beside this one", stream_due)
             self._change_mark(stream_due)
             self._successors[stream_due] = asyncio.create_task(self._watch(stream_due))
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from voltrade.errors import DataError
+from voltrade.missing_marks import MARK_LASTS_MS
 from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, MONEY, Bools, Funding, Instrument, Int64s, Marks, Trades
 
 MAX_BASIS_E8 = 30_000
@@ -164,7 +165,7 @@ def minutes_without_mark(marks: Marks, first: int, last: int) -> Int64s:
 
 
 def _recorded_prices(marks: Marks, times: Int64s, last_prices: Int64s) -> tuple[Int64s, Bools]:
-    """Return the recorded price at each time where there is one that is younger than a minute, else the last trade's.
+    """Return the recorded price at each time where there is one younger than MARK_LASTS_MS, else the last trade's.
 
     Returns:
         Prices, and which of them are the last trade's.
@@ -174,7 +175,7 @@ def _recorded_prices(marks: Marks, times: Int64s, last_prices: Int64s) -> tuple[
     newest = np.maximum(np.searchsorted(marks.time, times, side="right") - 1, 0)
     age = times - marks.time[newest]
     # The begin of a minute without a mark is a time of its own here: a young mark of the minute before isn't its mark.
-    is_stale = (age < 0) | (age >= MINUTE_MS) | ((age > 0) & ~np.isin(times // MINUTE_MS, marks.time // MINUTE_MS))
+    is_stale = (age < 0) | (age >= MARK_LASTS_MS) | ((age > 0) & ~np.isin(times // MINUTE_MS, marks.time // MINUTE_MS))
     return np.where(is_stale, last_prices, marks.price_e8[newest]), is_stale
 
 
