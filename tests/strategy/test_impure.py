@@ -118,7 +118,10 @@ KNOWS = {
     "memory beyond the row": (
         "return int(np.lib.stride_tricks.as_strided(np.ones(1), (9,))[8])", "uses np.lib.stride_tricks.as_strided"
     ),
-    "bar of the future": ("return 1 if bar.next_close > bar.close else 0", "reads bar.next_close, and a bar has open"),
+    "bar of the future": ("return 1 if bar.next_close > bar.close else 0", "uses bar.next_close, and bar has open"),
+    "state that nobody declares": ("state.cuont += 1\n        return 0", "uses state.cuont, and state has .*, bars: a"),
+    "output that nobody has": ("return 1 if decision.adx > 1 else 0", "uses decision.adx, and decision has atr, sign"),
+    "setting that nobody has": ("return 1 if settings.adx > 1 else 0", "uses settings.adx, and settings has .*, warm"),
 }  # fmt: skip
 """What is found by reading the rule."""
 

@@ -78,8 +78,9 @@ class CodeReader:
             yield f"{rule.__name__} overrides {name}"
         methods = overrides_of("on_volume_bar", rule)
         steps = (*(indicator.step for indicator in rule.indicators), rule._detect_signal)
+        fields = _fields_of(rule)
         for step in steps:
-            yield from _misused_arguments(plain(step))
+            yield from _misused_arguments(plain(step), fields)
         own = (getattr(method, "__func__", method) for method in overrides_of("warmup_of", rule))
         ready = (*(indicator.ready_after for indicator in rule.indicators), *own)
         for function in (*steps, *methods, *ready):
@@ -191,13 +192,26 @@ def refuse_other_data(rule: type[SignalEngine]) -> None:
         raise ConfigError(f"rule: {found}: {REQUIREMENT}; state between bars is declared by an Indicator")
 
 
-def _misused_arguments(step: Any) -> Iterator[str]:
-    """Yield what a step changes of the bar and the settings, its second and third argument, and what it misreads."""
+def _fields_of(rule: type[SignalEngine]) -> tuple[tuple[str, ...], ...]:
+    """Return what each argument of a step has: state, bar, settings and decision."""
+    state = (name for indicator in rule.indicators for name in indicator.state)
+    outputs = (name for indicator in rule.indicators for name in indicator.outputs)
+    return (
+        (*state, "bars"),
+        RULE_BAR.names or (),
+        (*rule.settings_type.model_fields, "warmup_bars"),
+        (*outputs, *rule.conditions, "signal", "ready"),
+    )
+
+
+def _misused_arguments(step: Any, fields: tuple[tuple[str, ...], ...]) -> Iterator[str]:
+    """Yield what a step changes of the bar and the settings, its second and third argument, and which fields it uses
+    that its arguments don't have, such as a state that nobody declares."""
     if not isinstance(step, FunctionType) or step.__code__.co_argcount != 4:
         return
     instructions = list(dis.get_instructions(step))
-    _, bar, settings, _ = step.__code__.co_varnames[:4]
-    known = RULE_BAR.names or ()
+    known = dict(zip(step.__code__.co_varnames[:4], fields, strict=True))
+    _, bar, settings, _ = known
     for number, instruction in enumerate(instructions[1:], 1):
         operation, name = instruction.opname, str(instruction.argval)
         if not operation.endswith(("_ATTR", "LOAD_METHOD")):
@@ -205,10 +219,10 @@ def _misused_arguments(step: Any) -> Iterator[str]:
         owner = _owner(instructions, number)
         if operation in ("STORE_ATTR", "DELETE_ATTR") and owner in (bar, settings):
             yield f"{step.__qualname__} changes {owner}.{name}, which it may only read"
-        elif owner == bar and name not in known:
-            yield f"{step.__qualname__} reads {bar}.{name}, and a bar has {', '.join(known)}"
-        elif owner in step.__code__.co_varnames[:4] and name in RECORD_MEMBERS:
+        elif owner in known and name in RECORD_MEMBERS:
             yield f"{step.__qualname__} uses {owner}.{name}"
+        elif owner in known and name not in known[owner] and (owner == bar or not hasattr(np.void, name)):
+            yield f"{step.__qualname__} uses {owner}.{name}, and {owner} has {', '.join(known[owner])}"
 
 
 def _set_attributes(given: Any) -> list[str]:
