@@ -536,8 +536,10 @@ def shares_a_variable(close: float) -> list[float]:
     ],
 )
 def test_constants_are_no_data(function: Callable[..., int]) -> None:
-    rule = type("Sound", (Rule,), {"_detect_signal": staticmethod(function)})
-    assert check_module._check_code(rule).ok
+    fields = {"count": int, "high": float, "closes": Window("atr_length")}
+    keeps = Indicator(("low",), changes_its_arguments, lambda settings: 1, fields)
+    members = {"_detect_signal": staticmethod(function), "indicators": (*Rule.indicators, keeps)}
+    assert check_module._check_code(type("Sound", (Rule,), members)).ok
 
 
 # --- warm-up ----------------------------------------------------------------------------------------------------------
