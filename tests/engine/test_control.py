@@ -153,8 +153,7 @@ def test_ctl_names_the_run_that_it_speaks_to(served: Served, capsys: pytest.Capt
     served.add("today", "a1b2")
     assert main(["ctl", "pause"]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    order = said.pop("order")
-    assert order.startswith("pause was taken, and is kept")  # what was typed, and nothing of whether it was obeyed yet
+    assert said.pop("command").startswith("pause was taken, and is kept")  # nothing of whether it was obeyed yet
     assert said == {"run": "runs/today", "id": "a1b2", "state": "running"}
     assert served.orders == {"today": [("pause", "", False)]}
 
@@ -168,7 +167,7 @@ def test_an_order_that_comes_too_late_is_not_said_to_be_taken(tmp_path: Path, st
     answer = asyncio.run(control._answer({"op": action}))
     assert not orders
     if action == "stop":  # that is what has come about
-        assert rows_of(tmp_path, action, answer)["order"] == "nothing was done: the session is over already"
+        assert rows_of(tmp_path, action, answer)["command"] == "nothing was done: the session is over already"
     else:
         assert answer == {"error": f"{action} comes too late and is not carried out: the session is {state}"}
 
@@ -198,7 +197,7 @@ def test_a_command_is_answered_with_what_is_true_after_it(tmp_path: Path, state:
     answer, is_done = asyncio.run(ask_once()), is_handled and state == "running"
     assert answer == {"state": state, "breaker": "HALTED" if is_done else "ACTIVE", "carried_out": is_done}
     rows = rows_of(tmp_path, "halt", answer)
-    assert rows["order"].startswith("halt is carried out" if is_done else "halt was taken, and is kept until")
+    assert rows["command"].startswith("halt is carried out" if is_done else "halt was taken, and is kept until")
     assert "carried_out" not in rows
 
 
@@ -231,7 +230,7 @@ def test_who_ended_the_session_is_told_so_though_it_is_over_by_then(
             return await control._answer({"op": action, "reason": "x"})
 
     rows = rows_of(tmp_path, action, asyncio.run(ask_once()))
-    assert (rows["order"], rows["state"]) == (said, state)
+    assert (rows["command"], rows["state"]) == (said, state)
 
 
 def test_ctl_waits_for_its_place_where_others_wait_for_a_busy_engine(served: Served) -> None:

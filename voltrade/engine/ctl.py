@@ -24,7 +24,8 @@ ACTIONS = {
     "halt": "as `reduce`, and cancel an open entry order",
     "flatten": "cancel an open entry order, close the position at market, and pause",
     "ack": "end the alarms that are repeated: a rule or task that failed, a caretaker, a guardian that is lost",
-    "stop": "end the session by the policy `on_interrupt`; by `protect` if that is `carry_on`",
+    "stop": "end the session by the policy `on_interrupt` (`protect` if that is `carry_on`): `protect` keeps the "
+    "position, and its stop and take-profit at the exchange",
 }
 """The commands, and what each does."""
 
@@ -48,7 +49,7 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
     """Return an engine's answer as rows to print: the run, whether the command was accepted, and the status then."""
     rows: dict[str, Any] = {"run": run, "id": identity(run)}
     if action != "status":
-        rows["order"] = _outcome(action, answer)
+        rows["command"] = _outcome(action, answer)
     for name, value in answer.items():
         if name == "carried_out":
             continue
