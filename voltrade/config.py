@@ -277,8 +277,8 @@ class ExecutionSettings(Settings):
     """Simulated exchange: an order that takes is priced by trades at most this long after its arrival; what they don't
     cover is extrapolated."""
     taker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0005")
-    """Fee of the simulated exchange, as a part of the notional; those of the real one are read at the start and once a
-    day (commissionRate)."""
+    """Fee of the simulated exchange, as a part of the notional; those of the real one are read at the start, and again
+    with a whole snapshot of the account once they are a day old (commissionRate)."""
     maker_fee: Annotated[Amount, Field(ge=0, lt=Decimal("0.1"))] = Decimal("0.0002")
     """As `taker_fee`, for orders that rest; voltrade's own never do."""
     mark_interval_s: Count = 60
@@ -352,8 +352,9 @@ class SessionSettings(Settings):
     """A rule file and its class, such as `rules/adx.py:Adx`; empty for the built-in rule. The settings of the rule are
     parameters too."""
     on_duration_end: StopPolicy = "flatten"
-    """When `duration_s` is over. `flatten`: close at market; `protect`: leave the position with its stop; `carry_on`:
-    trade on, as if `duration_s` were 0 (at the end of a tape: `protect`)."""
+    """When `duration_s` is over. `flatten`: close at market; `protect`: leave the position with its stop and
+    take-profit, which stay at the exchange and may close it after the session; `carry_on`: trade on, as if `duration_s`
+    were 0 (at the end of a tape: `protect`)."""
     on_interrupt: StopPolicy = "protect"
     """At an interrupt of the notebook, a signal to the engine, or `ctl stop`; as `on_duration_end`. With `carry_on` an
     interrupted cell only stops its display; a signal or `ctl stop` ends the session as `protect` does."""

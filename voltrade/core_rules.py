@@ -277,14 +277,14 @@ def on_timer(account: Record, symbols: Rows) -> None:
 
 @compiled_part
 def end_session(account: Record, symbols: Rows, reason: int) -> None:
-    """End the session: close the position or keep it with its stop, as `on_duration_end` says."""
+    """End the session: close the position, or keep it with stop and take-profit, as `on_duration_end` says."""
     account.end_reason = reason
     stop_entries(account, symbols, account.flatten_at_end, reason)
 
 
 @compiled_part
 def stop_entries(account: Record, symbols: Rows, flatten: bool, reason: int) -> None:
-    """Pause entries; close the positions if `flatten`, else cancel entries and keep the positions with their stops."""
+    """Pause entries; close the positions if `flatten`, else cancel entries; stops and take-profits stay."""
     account.paused, account.keep_position, account.stopped_at = reason, not flatten, account.now
     for index in range(len(symbols)):
         if flatten:
@@ -299,7 +299,7 @@ def stop_entries(account: Record, symbols: Rows, flatten: bool, reason: int) -> 
 def is_finished(account: Record, symbols: Rows) -> bool:
     """Return whether the session has ended and its positions are closed, or kept with a confirmed stop.
 
-    No other order of ours is left at the exchange then.
+    Besides that only a kept position's take-profit may be left at the exchange then.
     """
     if account.end_reason == states.NONE:
         return False
@@ -313,7 +313,7 @@ def is_finished(account: Record, symbols: Rows) -> bool:
 
 @compiled_part
 def _is_stop_confirmed(account: Record, symbol: Record) -> bool:
-    """Return whether the exchange has confirmed a kept position's stop, and no other order is working."""
+    """Return whether the exchange has confirmed a kept position's stop, and no order works: conditional ones wait."""
     is_confirmed = symbol.agreed_at >= account.stopped_at
     return bool(is_confirmed and order_queries.is_protected(symbol) and not order_queries.is_working(symbol))
 

@@ -189,7 +189,8 @@ MAX_DOUBLINGS = 6
 """For a take-profit and for reading the account, the pause doubles after each try, at most six times: to 64 s."""
 STOP_TRIES = 3
 """After the reactions RETRY, RECONCILE and FILTERS a stop is sent again, until this many stops of the position were
-refused. Then, and after any other reaction, the position is closed at market."""
+refused; those that were never sent, or because of too many requests, don't count. Then, after any other reaction, and
+at once where a stop is too large, the position is closed at market."""
 REST_TRIES = 3
 """After this many refused exits, a remainder smaller than one step is reported as stuck."""
 RESIZE_EVERY_MS = 500

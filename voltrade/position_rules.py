@@ -167,7 +167,8 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
 
     The first stop is sent at once, another when the position has grown, or when the first's price was that of the last
     trade because a fill's own had not arrived yet; then the older one is cancelled. One that somebody else has
-    cancelled is sent again, and trading halts. A position that is closing needs a stop only if its exits fail.
+    cancelled, or that is gone, is sent again, and trading halts; one that expired or was never placed is sent again. A
+    position that is closing needs a stop only if its exits fail.
     """
     position, row = symbol.position, newest_stop(symbol)
     if row >= 0 and not is_done(symbol.orders[row]):
@@ -296,7 +297,8 @@ def _sync_take_profit(account: Record, symbol: Record, time: int, lots: int) -> 
     """Send the take-profit once the entry is done.
 
     It is sent again after a temporary refusal, and replaced when the position has grown, or when a fill gives a price
-    that was guessed. If it has triggered and doesn't fill, the position is closed at market.
+    that was guessed. One that was never placed, has vanished, was cancelled by hand, or expired before it triggered is
+    not sent again: the stop stays. If it has triggered and doesn't fill, the position is closed at market.
     """
     position = symbol.position
     if position.take_profit_distance == 0 or not entry_is_done(symbol):

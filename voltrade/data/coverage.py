@@ -1,7 +1,9 @@
 """What a part of a tape has and lacks: trades by their ids, a mark price each minute, and funding rates.
 
 A result states its coverage, and is marked where more than `MARKED_ABOVE` of anything is missing, or where mark prices
-can't be those of the trades.
+can't be those of the trades. A tape without any mark price, or without any funding rate, is not marked for that, and
+nothing of it counts as missing: mark prices are made from its trades then, funding is of one rate or 0, and the notes
+of a result say so.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class Coverage:
 
     @property
     def missing_parts(self) -> dict[str, float]:
-        """The missing part of trades, mark prices and funding rates."""
+        """The missing part of trades, mark prices and funding rates; 0 of what the tape has nothing of."""
         lost, rows = self.fundings_missing or 0, self.fundings
         return {
             "trades": self.ids_missing / max(1, self.trades + self.ids_missing),
@@ -81,12 +83,13 @@ class Coverage:
 
     @property
     def missing(self) -> float:
-        """The largest missing part."""
+        """The largest missing part, see `missing_parts`."""
         return max(self.missing_parts.values())
 
     @property
     def warning(self) -> str:
-        """What a result on this tape is marked with; empty where hardly anything is missing or wrong."""
+        """What a result on this tape is marked with; empty where hardly anything is missing or wrong, or where
+        there are no mark prices or no funding rates at all."""
         lacking = [f"{part:.1%} of the {name}" for name, part in self.missing_parts.items() if part > MARKED_ABOVE]
         incomplete = [f"INCOMPLETE TAPE: without {', '.join(lacking)}"] if lacking else []
         wrong = [f"WRONG MARK PRICES: in the median off the last trades on {self.marks_off}"] if self.marks_off else []

@@ -144,7 +144,7 @@ and closes the position at its end."""
 def surely_flat_at(config: Config, now: int) -> int:
     """Return when a session that starts now is surely flat, ms UTC; NEVER where its settings don't make it so.
 
-    After `carry_on` it trades on, and after `protect` its position stays.
+    After `carry_on` it trades on, and after `protect` its position stays, with stop and take-profit.
     """
     session = config.session
     if not session.duration_s or session.on_duration_end != "flatten":

@@ -59,7 +59,8 @@ class Sweep:
     Attributes:
         frame: one row for each trial: the swept parameters, the fields of `Figures`, the `path` of its backtest, and
             `extrapolated`, the part of its notional that no trade of the tape gave; and `halted`, the rule of the
-            circuit breaker that halted it; and `missing`, the largest missing part of the tape.
+            circuit breaker that halted it; and `missing`, the largest missing part of the tape's trades, mark prices
+            and funding rates (0 of what it has nothing of; the notes say that).
         refused: one row for each combination that isn't allowed or can't be traded, with the reason; not trials.
         parameters: names of the swept parameters.
         trials: number of trials. The best of many trials is worth less than the best of few.

@@ -1,4 +1,4 @@
-"""Plays a tape of trades through a simulated exchange, with mark prices made from it."""
+"""Plays a tape of trades through a simulated exchange, with its recorded mark prices or made ones."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def marks_for(
 
 
 class TapePlayer:
-    """Plays a tape of one symbol's trades, and mark prices made from it, through a simulated exchange.
+    """Plays a tape of one symbol's trades, and its mark prices (recorded or made), through a simulated exchange.
 
     `horizon` looks ahead without playing; `play` plays. A mark price of time t comes after all trades before t and
     before those at t or later. The player of a restored exchange continues after its last trade and mark price.
