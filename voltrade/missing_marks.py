@@ -72,6 +72,7 @@ class MissingMarks:
             interval = mark.time - self._last.time
             self._usual_ms = min(max(interval, self._usual_ms // 2), MARK_LASTS_MS)
         self._last, self._is_missing = mark, False
+        self._since = min(self._since, mark.time + LEAST_MS)  # it is our clock's, which may be far ahead
 
     def _are_missing(self, time: int) -> bool:
         """Return whether mark prices are missing at a trade of this time; tell so when they begin to be."""

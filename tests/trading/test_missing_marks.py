@@ -99,6 +99,16 @@ def test_where_trades_are_silent_too_nothing_is_made() -> None:
     assert len(stream.made()) == 2, "they were missing before, and still are"
 
 
+def test_a_clock_that_is_an_hour_ahead_does_not_hide_that_they_are_missing() -> None:
+    stream = Stream()
+    stream.marks.on_event(StreamStatus(BEGIN + 3_600_000, "market", True))
+    stream.usual(0, 10)
+    stream.trade(19.9)
+    assert stream.made() == []
+    stream.trade(20.0)
+    assert len(stream.made()) == 1
+
+
 def test_from_the_first_second_on_they_may_be_missing_for_a_minute() -> None:
     stream = Stream()
     stream.trade(59.9)

@@ -46,6 +46,13 @@ def test_a_mark_price_that_is_old_is_compared_with_no_more() -> None:
     assert watch.check(900_000, 1_000_000 + MARK_MS + 1) == ""
 
 
+def test_a_mark_price_that_was_made_of_a_trade_is_compared_with_by_none() -> None:
+    """While the exchange's are missing; the next trade is compared with the trade before, as the text says."""
+    watch = a_watch(80_000, 90_000)
+    watch.note_mark(MarkPrice("BTCUSDT", 1_000_000 + MARK_MS, 700_000 * MONEY, is_last_price=True))
+    assert watch.check(900_000, 1_000_000 + MARK_MS + 1) == ""
+
+
 def test_a_price_that_stays_far_is_told_once_a_minute() -> None:
     watch = PriceOffAlert(BTC)
     told = 0
