@@ -31,6 +31,7 @@ class MissingMarks:
         instrument: the symbol that is traded.
         on_agg_trade: takes each trade, before the mark price that is made of it.
         on_event: takes all other events, and what is made here.
+        are_missing: whether they are known to be missing, since an earlier engine of the session has told so.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class MissingMarks:
         instrument: Instrument,
         on_agg_trade: Callable[[int, int, int, int, bool], None],
         on_event: Callable[[Event], None],
+        are_missing: bool = False,
     ) -> None:
         self._on_agg_trade, self._on_event = on_agg_trade, on_event
         self._tick_e8 = int(instrument.tick_size * MONEY)
@@ -46,7 +48,7 @@ class MissingMarks:
         self._since = self._made_at = self._dial_at = 0
         """Since when the connection brings market data, when a mark price was made last, when to dial next; ms."""
         self._usual_ms, self._pause_ms = MARK_LASTS_MS, DIAL_AGAIN_MS
-        self._is_missing = False
+        self._is_missing = are_missing
 
     def on_event(self, event: Event) -> None:
         """Take an event of the streams."""

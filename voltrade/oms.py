@@ -135,6 +135,11 @@ class OrderMonitor:
     # --- queries ---------------------------------------------------------------------------------------------------
 
     @property
+    def is_mark_missing(self) -> bool:
+        """Whether the last mark price was the last trade's, since the exchange's were missing."""
+        return bool(self._row["mark_is_last_price"])
+
+    @property
     def in_round_trip(self) -> bool:
         """Whether a round trip is in progress: from the intent of its entry until none of its orders can act."""
         return self._register.in_round_trip

@@ -35,6 +35,19 @@ def test_a_limit_on_losses_trips_by_last_prices_while_mark_prices_are_missing() 
     assert (judge(evidence), evidence.replay) == ([], [0])
 
 
+def test_an_engine_that_is_killed_meanwhile_goes_on_by_last_prices() -> None:
+    """The price falls only 10 s after the kill; what was missing before it isn't waited for once more."""
+    silent = at(20, "drop", on="market markPrice", times=0, until_s=1_000.0)
+    path = [(45.0, PRICE), (46.0, PRICE - 500)]
+    settings = {**FAR, "mark_interval_s": 1, "duration_s": 80.0, "cooldown_bars": 1}
+    evidence = story(silent, at(35, "kill"), path=path, **settings)
+    [tripped] = [row for row in evidence.journals[0] if row.kind == "BreakerChange"]
+    assert tripped.body["rule"] == "DRAWDOWN"
+    assert claims.when(evidence, 48) <= tripped.time <= claims.when(evidence, 51)
+    assert len([text for text in claims.alerts(evidence) if text.startswith("MARK_PRICE")]) == 1
+    assert (judge(evidence), evidence.replay) == ([], [0])
+
+
 def test_what_is_missing_is_told_once_and_dialled_for_ever_more_slowly() -> None:
     """Connections are opened beside the present one at once, after 20 s and after 40 s more, and none is cut."""
     evidence = session(100.0, 165.0, max_drawdown_fraction=0.5)

@@ -17,10 +17,10 @@ MARK = MarkPrice("BTCUSDT", BEGIN, 80_000 * MONEY, 12, BEGIN + 20_000)
 class Stream:
     """A stream whose connection is up; times are seconds after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, are_missing: bool = False) -> None:
         self.seen: list[int | Event] = []
         self.marks = MissingMarks(
-            shipped_instrument("BTCUSDT"), lambda number, *_: self.seen.append(number), self.seen.append
+            shipped_instrument("BTCUSDT"), lambda number, *_: self.seen.append(number), self.seen.append, are_missing
         )
         self.marks.on_event(StreamStatus(BEGIN, "market", True))
 
@@ -115,6 +115,14 @@ def test_from_the_first_second_on_they_may_be_missing_for_a_minute() -> None:
     assert stream.made() == []
     stream.trade(60.0, 810_000)
     assert stream.made() == [(60.0, 81_000)]
+
+
+def test_an_engine_that_comes_back_goes_on_at_once_and_tells_only_that_they_are_back() -> None:
+    stream = Stream(are_missing=True)
+    stream.trade(0.1, 790_000)
+    assert (stream.made(), stream.told()) == ([(0.1, 79_000)], [])
+    stream.mark(1.0)
+    assert [told.text for told in stream.told()] == ["mark prices come again"]
 
 
 def test_one_early_mark_price_does_not_make_the_next_late() -> None:

@@ -130,6 +130,7 @@ class Wiring:
             user_stream=paper is None,
             lockstep=self.channel is not None,
             after_trade_id=after_trade_id,
+            is_mark_missing=system.core.symbol_states[self.instrument.symbol].monitor.is_mark_missing,
         )
 
     async def close(self) -> None:

@@ -67,6 +67,7 @@ class BinanceWSManager:
         user_stream: False for public data only.
         lockstep: the tape waits for us, so no silence is too long and a gap in the tape is final at once.
         after_trade_id: the last trade that is known; later ones are filled in. 0 to begin with the first of the stream.
+        is_mark_missing: see `MissingMarks`.
         silence_ms: see `SILENCE_MS`; symbols with few trades need more.
 
     Attributes:
@@ -87,6 +88,7 @@ class BinanceWSManager:
         user_stream: bool = True,
         lockstep: bool = False,
         after_trade_id: int = 0,
+        is_mark_missing: bool = False,
         silence_ms: int = SILENCE_MS,
     ) -> None:
         self.user_frames = self.frames = 0
@@ -95,7 +97,7 @@ class BinanceWSManager:
         self._rest = rest
         self._symbol = instrument.symbol
         self._reader = MessageReader(instrument, rest.fee_prices)
-        self._marks = MissingMarks(instrument, on_agg_trade, on_event)
+        self._marks = MissingMarks(instrument, on_agg_trade, on_event, is_mark_missing)
         if not lockstep:
             on_agg_trade, on_event = self._marks.on_agg_trade, self._marks.on_event
         self._on_event: Callable[[Event], None] = self._noting(on_event)
