@@ -30,7 +30,7 @@ from voltrade.exchange.filters import instrument_of
 from voltrade.exchange.messages import MessageReader
 from voltrade.exchange.responses import classify
 from voltrade.exchange.streams import LISTEN_KEY_RENEWAL_MS
-from voltrade.model import Instrument, Outcome
+from voltrade.model import Event, Instrument, MarkPrice, Outcome
 from voltrade.simulated.symbols import shipped_instrument
 
 pytestmark = pytest.mark.recordings
@@ -45,6 +45,11 @@ def fine(symbol: str) -> Instrument:
     return an_instrument(symbol, tick="0.00001", step="0.001", base_asset=base, quote_asset=quote, max_price=10**12)
 
 
+def name_of(event: Event) -> str:
+    """Return what an event is, of a mark price also whether the exchange told it."""
+    return "made" if isinstance(event, MarkPrice) and event.is_last_price else type(event).__name__
+
+
 class Listener:
     """The streams of a session, to which frames are given by hand."""
 
@@ -54,7 +59,7 @@ class Listener:
         self.manager = BinanceWSManager(
             *(exchange, BinanceRestClient(exchange), fine(symbol)),
             on_agg_trade=lambda *trade: self.events.append("aggTrade"),
-            on_event=lambda event: self.events.append(type(event).__name__),
+            on_event=lambda event: self.events.append(name_of(event)),
             clock=lambda: 1,
         )
         self._client = SimpleNamespace(url="wss://somewhere/market/ws/0")
@@ -102,6 +107,7 @@ def test_every_recorded_frame_is_read(recordings: Path) -> None:
     assert (kinds, kinds.total()) == (FRAMES, 249_656)
     assert (sum(each.refused for each in counts), sum(each.ignored for each in counts)) == (0, 248_477)
     assert (events["aggTrade"], events["MarkPrice"], events["FeedGap"]) == (91 + 574, 514, 0)
+    assert (events["Trouble"], events["made"]) == (5, 116), "five recordings are without mark prices, over a minute"
 
 
 @pytest.mark.parametrize("names", CLIPS, ids=lambda names: names[0])
