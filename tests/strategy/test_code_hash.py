@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from voltrade.config import Config
+from voltrade.config import Config, SignalSettings
 from voltrade.research.searches import settings_hash
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.code_hash import code_hash
@@ -17,7 +18,12 @@ CELL = """
 EVERY = 20
 class Kept:
     least = 3
+class Set(SignalSettings):
+    LEVEL: ClassVar[float] = 1.5
 weights = (1.0, 2.0)
+package = ModuleType("package")
+package.sub = ModuleType("package.sub")
+package.sub.SHIFT = 6
 def helper(bars):
     return bars % EVERY
 @compiled
@@ -27,7 +33,8 @@ def made(shift):
     def detect(state, bar, settings, decision, most=9):
         '''One.'''
         inner = [each + 4 for each in weights]
-        return helper(state.bars) + shift + Kept.least + compiled_helper(1) + int(np.abs(5)) + len(inner)
+        more = Set.LEVEL + package.sub.SHIFT
+        return helper(state.bars) + shift + Kept.least + compiled_helper(1) + int(np.abs(5)) + len(inner) + more
     return detect
 class Rule(SignalEngine):
     _detect_signal = staticmethod(made(1))
@@ -47,6 +54,7 @@ def rule(*changes: tuple[str, str]) -> type[SignalEngine]:
         assert old in source
         source = source.replace(old, new)
     names: dict[str, Any] = {"SignalEngine": SignalEngine, "compiled": compiled, "np": np, "__name__": "__main__"}
+    names |= {"SignalSettings": SignalSettings, "ClassVar": ClassVar, "ModuleType": ModuleType}
     exec(source, names)
     made: type[SignalEngine] = names["Rule"]
     return made
@@ -66,6 +74,8 @@ def rule(*changes: tuple[str, str]) -> type[SignalEngine]:
         ("np.abs", "np.sign"),
         ('"crossed"', '"crossing"'),
         ("return 50", "return 51"),
+        ("[float] = 1.5", "[float] = 1.6"),
+        ("SHIFT = 6", "SHIFT = 7"),
     ],
 )
 def test_a_rule_that_does_something_else_has_another_hash(change: tuple[str, str]) -> None:

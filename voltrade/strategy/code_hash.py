@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dis
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -27,12 +27,18 @@ def code_hash(rule: type[SignalEngine]) -> str:
     """Return a hash of what a rule does, 64 hex digits.
 
     It covers code, literals, names, defaults, closures and globals of all functions of the class and of those that they
-    call, and all attributes of the class; not its name, comments, or the place where it stands.
+    call, of the modules and submodules that they name, and all attributes of the class and of its settings' class; not
+    its name, comments, or the place where it stands.
     """
+    return sha256("\n".join(f"{name}: {text}" for name, text in texts_of(rule).items()).encode()).hexdigest()
+
+
+def texts_of(rule: type[SignalEngine]) -> dict[str, str]:
+    """Return what `code_hash` covers: a text for each attribute of a rule."""
     owners = rule.__mro__[: rule.__mro__.index(SignalEngine)]
     names = sorted({name for owner in owners for name in vars(owner) if not _is_hidden(name)})
     teller = _Teller()
-    return sha256("\n".join(f"{name}: {teller.told(getattr(rule, name))}" for name in names).encode()).hexdigest()
+    return {name: teller.told(getattr(rule, name)) for name in names}
 
 
 def _is_hidden(name: str) -> bool:
@@ -77,10 +83,16 @@ class _Teller:
             yield value.__name__ if isinstance(value, ModuleType) else _ADDRESS.sub("", repr(value))
 
     def _class(self, value: type) -> Iterator[str]:
+        owners: tuple[type, ...] = (value,)
+        fields_of_it: Collection[str] = ()
         if issubclass(value, SignalSettings):  # the values of its fields are in the settings
-            yield ", ".join(value.model_fields)
-        else:
-            yield from (f"{name} is {self.told(each)}" for name, each in vars(value).items() if not _is_hidden(name))
+            owners = value.__mro__[: value.__mro__.index(SignalSettings)]
+            fields_of_it = value.model_fields
+            yield ", ".join(fields_of_it)
+        names = dict.fromkeys(name for owner in owners for name in vars(owner) if not _is_hidden(name))
+        for name in names:
+            if name not in fields_of_it and not name.startswith("model_"):
+                yield f"{name} is {self.told(getattr(value, name, None))}"
 
     def _function(self, function: FunctionType) -> Iterator[str]:
         yield self.told(function.__code__)
@@ -91,9 +103,19 @@ class _Teller:
         for name in _globals_in(function.__code__):
             value = function.__globals__.get(name)
             yield f"{name} is {self.told(value)}"
-            if isinstance(value, ModuleType) and not _is_of_a_library(value):
-                used = (each for each in names if each in vars(value))
-                yield from (f"{name}.{each} is {self.told(getattr(value, each))}" for each in used)
+            yield from self._module(name, value, names, {id(value)})
+
+    def _module(self, path: str, module: Any, names: Sequence[str], seen: set[int]) -> Iterator[str]:
+        """Tell what a function may read of a module, and of its submodules, by the names in its code."""
+        if not isinstance(module, ModuleType) or _is_of_a_library(module):
+            return
+        for name in names:
+            if name in vars(module):
+                value = getattr(module, name)
+                yield f"{path}.{name} is {self.told(value)}"
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield from self._module(f"{path}.{name}", value, names, seen)
 
     def _code(self, code: CodeType) -> Iterator[str]:
         yield code.co_code.hex()

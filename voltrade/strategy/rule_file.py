@@ -8,14 +8,10 @@ copy, so that later edits of the original don't change a run. Research loads the
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from voltrade import compiled
@@ -25,7 +21,7 @@ from voltrade.model import Instrument
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
 from voltrade.strategy import parameter_file
 from voltrade.strategy.code_reader import refuse_other_data
-from voltrade.strategy.load_reader import refuse_outside_data
+from voltrade.strategy.load_again import load_kept, load_watched
 
 COPY_FOLDER = "rule"
 """Folder of the copy inside a run's folder."""
@@ -156,6 +152,8 @@ class RuleFile:
 
     path: Path
     class_name: str
+    is_kept: bool = False
+    """Whether it is the copy that a run keeps, which was watched when the run was begun."""
 
     @staticmethod
     def named(name: object, run: Path | None = None) -> RuleFile:
@@ -174,7 +172,7 @@ class RuleFile:
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise ConfigError(f"rule: {path} must be a file, is none in {places[0].parent}{' or above' * (not run)}")
-        return RuleFile(found.absolute(), class_name)
+        return RuleFile(found.absolute(), class_name, run is not None)
 
     @property
     def sources(self) -> dict[str, bytes]:
@@ -219,25 +217,16 @@ class RuleFile:
         """Run the file and return the rule; a file that has not changed is not run again.
 
         Raises:
-            ConfigError: The file can't be run, lacks the rule, or imports files that can't be copied with a run.
+            ConfigError: The file can't be run, lacks the rule, imports files that can't be copied with a run, or reads
+                what its hash doesn't cover (`load_watched`).
         """
         key = (self, self.sha256)
         if key not in _LOADED:
-            _LOADED[key] = self._rule_of(self._run())
+            name = f"voltrade_rule_{self.path.stem}_{self.sha256[:8]}"
+            beside = [place for place in self.sources if place != self.path.name]
+            load = load_kept if self.is_kept else load_watched
+            _LOADED[key] = load(name, self.path, beside, self._rule_of)
         return _LOADED[key]
-
-    def _run(self) -> ModuleType:
-        name = f"voltrade_rule_{self.path.stem}_{self.sha256[:8]}"
-        _FINDER.use(self.path.resolve().parent, [place for place in self.sources if place != self.path.name])
-        spec = _spec(name, self.path)
-        sys.modules[name] = module = module_from_spec(spec)
-        try:
-            assert spec.loader is not None
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[name]
-            raise ConfigError(f"rule: {self.path.name} can't be run: {type(error).__name__}: {error}") from error
-        return module
 
     def _rule_of(self, module: ModuleType) -> type[SignalEngine]:
         rule = getattr(module, self.class_name, None)
@@ -247,7 +236,6 @@ class RuleFile:
             raise ConfigError(f"rule: settings_type of {self.class_name} must be a kind of SignalSettings")
         refuse_other_overrides(rule)
         refuse_other_data(rule)
-        refuse_outside_data(self.sources)
         refuse_secrets(dict.fromkeys(rule.settings_type.model_fields))
         folder = self.path.resolve().parent
         for path in sorted(self._imported()):
@@ -287,48 +275,3 @@ class RuleAsLoaded(NamedTuple):
         """
         self.file.refuse_other_than(self.sha256, "the search was begun with")
         return self.file.load()
-
-
-# --- running rules ----------------------------------------------------------------------------------------------------
-
-
-class _FromSource(SourceFileLoader):
-    """Always compiles the source, and ignores compiled files, because the hash covers only the source."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
-
-
-def _spec(name: str, file: Path) -> ModuleSpec:
-    places = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = spec_from_file_location(name, file, loader=_FromSource(name, str(file)), submodule_search_locations=places)
-    assert spec is not None
-    return spec
-
-
-class _FinderBeside(MetaPathFinder):
-    """Finds the files beside the rule that was loaded last, before other modules of the same name."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, Path] = {}
-
-    def use(self, folder: Path, places: Iterable[str]) -> None:
-        """Use these files of a folder for imports from now on."""
-        self._files = {_module_name(place): folder / place for place in places}
-        for name in self._files:
-            sys.modules.pop(name, None)
-        if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        file = self._files.get(fullname)
-        return None if file is None else _spec(fullname, file)
-
-
-def _module_name(place: str) -> str:
-    return ".".join(Path(place).with_suffix("").parts).removesuffix(".__init__")
-
-
-_FINDER = _FinderBeside()
