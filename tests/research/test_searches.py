@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
-from voltrade.model import DAY_MS, Floats, Trades
+from voltrade.model import DAY_MS, Floats, Funding, Marks, Trades
 from voltrade.report.bootstrap import NOTHING_TRIED, Luckiest, luck_of, on_a_part
 from voltrade.report.judgement import Judgement, judge
 from voltrade.report.performance import Returns
@@ -26,6 +29,7 @@ from voltrade.research.searches import (
 )
 
 JUNE = TradedTime("BTCUSDT", 0, 30 * DAY_MS)
+MANY = [str(number) for number in range(9)]
 
 
 def luck(trials: int = 3, seed: int = 1) -> Luckiest:
@@ -59,7 +63,32 @@ def test_a_search_that_is_made_again_replaces_itself(state_home: Path) -> None:
     assert len(files(state_home)) == 1
 
 
-MANY = [str(number) for number in range(9)]
+def test_the_same_search_over_other_data_adds_and_never_lowers_what_is_known(state_home: Path) -> None:
+    """Over a flat copy of the tape, or with another rule's figures, nothing would be lucky any more."""
+    keep("settings", JUNE, ["ema_fast"], MANY, 1.0, luck())
+    flat = keep("settings", JUNE._replace(content="flat"), ["ema_fast"], MANY, math.nan, NOTHING_TRIED)
+    assert (flat.trials, len(flat.others), len(files(state_home))) == (9, 1, 2)
+    keep("settings", JUNE, ["ema_fast"], MANY, math.nan, NOTHING_TRIED)
+    found = keep("settings", JUNE, ["ema_fast"], ["own"], 1.0, luck(1, 7))
+    known = max(found.others, key=lambda search: search.luckiest.independent).luckiest
+    assert known.maxima == pytest.approx(luck().maxima, abs=1e-4)
+    assert known.independent == luck().independent
+    more = keep("settings", JUNE, ["ema_fast"], MANY, 2.0, luck(5, 9)).own.luckiest
+    assert more.maxima == pytest.approx(np.maximum(known.maxima, luck(5, 9).maxima), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("entries", "share"), [((), 1 / 12), ((1, 20), 1.0), ((1, 20, 200, 300), 0.5), ((100, 300), 1 / 12)]
+)
+def test_a_rule_that_enters_in_a_part_of_its_time_is_judged_by_what_was_tried_there(
+    entries: tuple[int, ...], share: float
+) -> None:
+    keep("settings", JUNE, ["ema_fast"], MANY, 1.0, luck())
+    year, times = JUNE._replace(ended=360 * DAY_MS), [day * DAY_MS for day in entries]
+    found = keep("settings", year, ["ema_fast"], ["own"], 1.0, luck(1, 7), entries=times)
+    for counted in (found, found.with_later()):
+        (shown,) = counted.luckiest
+        assert shown.maxima.tolist() == on_a_part(found.others[0].luckiest, found.own.luckiest, share).maxima.tolist()
 
 
 @pytest.mark.parametrize(
@@ -210,6 +239,31 @@ def test_a_synthetic_tape_is_a_market_of_its_own() -> None:
     )
     assert recorded == "BTCUSDT"
     assert len({made, other, recorded}) == 3
+
+
+def tape_of(**changes: object) -> Tape:
+    """Return ten trades, two mark prices and a funding rate."""
+    ids = np.arange(10, dtype=np.int64)
+    columns: dict[str, Any] = {"id": ids, "price": ids + 90, "quantity": ids + 1, "time": ids * 10}
+    trades = Trades("BTCUSDT", **{**columns, "buyer_is_maker": ids > 4, **changes})  # type: ignore[arg-type]
+    marks, funding = Marks(ids[:2] * 50, ids[:2] + 7), Funding(ids[1:2] * 40, ids[1:2])
+    return Tape(trades, TapeReport(10, 10, 0, 90), "june.csv", marks=marks, funding=funding)
+
+
+def test_the_time_of_a_tape_is_that_of_its_data() -> None:
+    ids, whole = np.arange(10, dtype=np.int64), TradedTime.of(tape_of(), 0, 90)
+    assert TradedTime.of(tape_of(), 0, 90) == whole
+    swapped = ids + 90
+    swapped[[3, 4]] = swapped[[4, 3]]
+    changed = [
+        tape_of(price=swapped),
+        tape_of(price=np.full(10, 95)),
+        tape_of(buyer_is_maker=ids > 5),
+        replace(tape_of(), marks=None),
+        replace(tape_of(), funding=Funding(ids[1:2] * 40, ids[2:3])),
+    ]
+    assert len({whole, *(TradedTime.of(tape, 0, 90) for tape in changed)}) == 6
+    assert TradedTime.of(tape_of(price=swapped), 50, 90) == TradedTime.of(tape_of(), 50, 90), "it was before"
 
 
 def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -530,6 +530,17 @@ def test_the_best_of_many_coin_flips_is_no_evidence() -> None:
     assert all(search.assessment.startswith(("No evi", "Too few")) for search in searches if search not in evidence)
 
 
+def test_a_backtest_counts_as_what_its_engine_trades(played: Tape) -> None:
+    """Not as the settings beside it: engines of four settings, and one that has seen bars before, are five trials."""
+    instrument, research = shipped_instrument("BTCUSDT"), Research(played)
+    engines = [SignalEngine(CONFIG.changed(ema_fast=fast).signals, instrument) for fast in (3, 5, 8, 12)]
+    found = [backtest(research, CONFIG, engine) for engine in engines]
+    assert [result.config.signals.ema_fast for result in found] == [3, 5, 8, 12]
+    assert [result.judgement.trials for result in found] == [1, 2, 3, 4]
+    assert backtest(research, CONFIG.changed(ema_fast=5)).judgement.trials == 4, "it is the second again"
+    assert backtest(research, CONFIG, engines[0]).judgement.trials == 5
+
+
 def test_a_walk_forward_does_not_launder_a_search() -> None:
     """The best of 40 coin flips, walked forward over the time that it was chosen on, was chosen there."""
     research, flips = Research(walk(3)), range(40)

@@ -65,6 +65,7 @@ class Backtest(Framed):
         why: why it ran event by event; empty for the compiled path.
         extrapolated: the part of the notional of all fills that no trade of the tape gave; see `fill_model`.
         rule: class of the rule, where it is known.
+        config: the settings, with those of the engine that was given.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Backtest(Framed):
         why: str = "",
         rows: tuple[int, int] | None = None,
         rule: type[SignalEngine] | None = None,
+        state: bytes = b"",
     ) -> None:
         self.config = config
         self.instrument = instrument
@@ -94,6 +96,7 @@ class Backtest(Framed):
         self.extrapolated = extrapolated
         self.rule = rule
         self._result = result
+        self._state = state
         self._epoch = epoch
         self._rows = rows or (0, len(tape.trades))
 
@@ -160,18 +163,24 @@ class Backtest(Framed):
         found, times = returns(self._frames), self.tape.trades.time[slice(*self._rows)]
         luck = luck_of(columns_of([found], found))
         traded = TradedTime.of(self.tape, int(times[0]), int(times[-1]))
-        tried = [settings_hash(self.config, self.rule)]
-        searches = keep(
-            "settings", traded, [], tried, found.annual_sharpe, luck.luckiest, missing=self.coverage.missing
-        )
+        tried = [settings_hash(self.config, self.rule, self._state)]
+        known: dict[str, Any] = {"missing": self.coverage.missing, "entries": self._entries}
+        searches = keep("settings", traded, [], tried, found.annual_sharpe, luck.luckiest, **known)
         trips = len(self._frames.round_trips)
-        known: dict[str, Any] = {"fall": self.statistics.max_drawdown, "at_risk": self.statistics.largest_r}
+        known = {"fall": self.statistics.max_drawdown, "at_risk": self.statistics.largest_r}
 
         def judged(searches: Searches) -> Judgement:
             of_all = judge([found], trips, luck=luck, others=searches.luckiest, in_all=searches.trials, **known)
             return replace(of_all, warning=self.warning)
 
         return CountingLater(searches, judged)
+
+    @property
+    def _entries(self) -> list[int]:
+        """When positions were entered, ms UTC."""
+        from voltrade.report.frames import to_milliseconds
+
+        return [int(time) for time in to_milliseconds(self._frames.round_trips["opened"])]
 
     # --- what it rests on ---------------------------------------------------------------------------------------------
 
@@ -272,6 +281,9 @@ def backtest(
     research.check(config)
     rule = type(engine) if engine else load_rule(config.session.rule)
     refuse_impure(rule, engine.settings if engine else config.signals.converted_to(rule.settings_type))
+    if engine and engine.settings != config.signals:  # a result says, and counts as, what was traded
+        config = config.model_copy(update={"signals": engine.settings})
+    state = engine.state_bytes() if engine and engine.bars else b""
     span = research.span(config.session.begin_s if begin_s is None else begin_s, end_s)
     why = "it was asked for" if path == "events" else "it has a history from before its tape" if history else ""
     if engine and engine.is_overridden:
@@ -292,13 +304,14 @@ def backtest(
                 epoch=epoch,
                 rule=rule,
                 rows=(span.first, span.last),
+                state=state,
             )
         if engine:
             engine.restore(before)
     if path == "compiled":
         raise DataError(f"path: must be auto or events here: {why}")
     engine = engine or signal_engine_of(config, instrument)
-    return _event_by_event(research.tape, config, engine, span, history, epoch, block, why)
+    return _event_by_event(research.tape, config, engine, span, history, epoch, block, why, state)
 
 
 # --- event by event --------------------------------------------------------------------------------------------------
@@ -313,6 +326,7 @@ def _event_by_event(
     epoch: str,
     block: int | None,
     why: str,
+    state: bytes,
 ) -> Backtest:
     """Run the core over the tape, against the simulated exchange in process."""
     trades = tape.trades[: span.last]
@@ -353,6 +367,7 @@ def _event_by_event(
             why=why,
             rule=type(engine),
             rows=(span.first, span.last),
+            state=state,
         )
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -41,6 +41,12 @@ AS_MANY = 2
 DIGITS = 4
 """Decimal places of statistics in a file."""
 
+UNKNOWN_TRIALS = (
+    "What was tried elsewhere isn't known: on another symbol or machine, with another VOLTRADE_STATE, or in backtests "
+    "whose judgement nobody has read."
+)
+"""Shown with the searches that count."""
+
 Kind = Literal["settings", "walk-forward"]
 
 
@@ -55,11 +61,14 @@ class TradedTime(NamedTuple):
     """Symbol; for a synthetic tape with its source, as each is a market of its own."""
     began: int
     ended: int
+    content: str = ""
+    """A hash of what the tape has of it, see `Tape.fingerprint`."""
 
     @staticmethod
     def of(tape: Tape, began: int, ended: int) -> TradedTime:
         symbol = tape.trades.symbol
-        return TradedTime(f"{symbol}, {tape.source}" if tape.synthetic else symbol, began, ended)
+        market = f"{symbol}, {tape.source}" if tape.synthetic else symbol
+        return TradedTime(market, began, ended, tape.fingerprint(began, ended))
 
     def share_in(self, parts: Iterable[TradedTime]) -> float:
         """Return how much of this time lies in any of some others of the same market."""
@@ -91,13 +100,22 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Name of its file: a search that is made again replaces itself."""
+        """Name of its file: a search that is made again, over the same data, is kept once."""
         text = f"{self.kind} {self.traded} {sorted(self.settings)}"
         return f"{sha256(text.encode()).hexdigest()[:16]}.json"
 
     def tried_only(self, settings: Collection[str]) -> bool:
         """Whether it is a search of some of these settings and no others."""
         return self.kind == "settings" and set(self.settings) <= set(settings)
+
+    def with_luck_of(self, others: Iterable[Search]) -> Search:
+        """Return it as lucky as it was when it was made before: what is made again never lowers what the log knows."""
+        alike = [each.luckiest for each in others if each.name == self.name]
+        if not alike:
+            return self
+        maxima = np.max([each.maxima for each in (self.luckiest, *alike)], axis=0)
+        independent = max(each.independent for each in (self.luckiest, *alike))
+        return replace(self, luckiest=Luckiest(maxima, independent))
 
     def written(self) -> bytes:
         maxima = np.round(self.luckiest.maxima, DIGITS).tolist()
@@ -131,20 +149,27 @@ class Searches:
         others: the others that count.
     """
 
-    def __init__(self, own: Search, others: Iterable[Search], chosen_from: Collection[str] = ()) -> None:
-        """Take those that count, of all others on the market; `chosen_from` as in `keep`."""
+    def __init__(
+        self, own: Search, others: Iterable[Search], chosen_from: Collection[str] = (), entries: Collection[int] = ()
+    ) -> None:
+        """Take those that count, of all others on the market; `chosen_from` and `entries` as in `keep`."""
         self.own = own
         self._chosen_from = chosen_from
+        self._entries = entries
         possible = [each for each in others if each.name != own.name and not each.tried_only(chosen_from)]
         self._shares = {each.name: self._share(each, possible) for each in possible}
         self.others = [each for each in possible if self._shares[each.name] > 0]
 
     def _share(self, search: Search, others: Sequence[Search]) -> float:
-        """Return the part of the own time for which another search counts, together with those of the same settings."""
+        """Return the part of the own time for which another search counts, together with those of the same settings.
+
+        It is the part of the own entries where that is more: a rule may enter in a part of its time only.
+        """
         if len(search.settings) <= AS_MANY * len(self.own.settings):
             return 1.0
         alike = [each.traded for each in others if not set(each.settings).isdisjoint(search.settings)]
-        return self.own.traded.share_in(alike)
+        inside = [any(part.began <= entry <= part.ended for part in alike) for entry in self._entries]
+        return max(self.own.traded.share_in(alike), float(np.mean(inside)) if inside else 0.0)
 
     @property
     def luckiest(self) -> list[Luckiest]:
@@ -163,7 +188,7 @@ class Searches:
         except (OSError, VoltradeError):  # which was told when this search was kept
             return self
         known = {each.name: each for each in (*self.others, *later)}
-        return Searches(self.own, known.values(), self._chosen_from)
+        return Searches(self.own, known.values(), self._chosen_from, self._entries)
 
     @property
     def trials(self) -> int:
@@ -195,7 +220,7 @@ class Searches:
     def _repr_html_(self) -> str:
         head = f"{self.trials:,} different settings count that were tried on {self.own.traded.market}"
         table = self.frame.to_html(index=False, float_format="{:,.4g}".format)
-        return f"<p>{head}.</p>{table}"
+        return f"<p>{head}. {UNKNOWN_TRIALS}</p>{table}"
 
 
 class CountingLater:
@@ -221,20 +246,26 @@ class CountingLater:
         return self._judgements[key]
 
 
-def settings_hash(config: Config, rule: type[SignalEngine] | None = None) -> str:
-    """Return a hash of what is traded: settings without those of the session, and the rule's file or else its code."""
-    return _settings_hash(config, _rule_hash(rule or SignalEngine))
+def settings_hash(config: Config, rule: type[SignalEngine] | None = None, state: bytes = b"") -> str:
+    """Return a hash of what is traded: settings without those of the session, and the rule's file or else its code.
+
+    `state` is that of an engine that has seen bars before.
+    """
+    rule = rule or SignalEngine
+    return _settings_hash(config, rule, _rule_hash(rule), state)
 
 
 def settings_hashes(configs: Iterable[Config], rules: Mapping[str, type[SignalEngine]]) -> list[str]:
     """Return the hash of each of the settings of a search, with its rules by their names in the settings."""
     does = {name: _rule_hash(rule) for name, rule in rules.items()}  # reading code takes a millisecond
-    return [_settings_hash(config, does[config.session.rule]) for config in configs]
+    return [_settings_hash(config, rules[config.session.rule], does[config.session.rule]) for config in configs]
 
 
-def _settings_hash(config: Config, does: str) -> str:
+def _settings_hash(config: Config, rule: type[SignalEngine], does: str, state: bytes = b"") -> str:
+    if not isinstance(config.signals, rule.settings_type):  # as the engine does
+        config = config.model_copy(update={"signals": config.signals.converted_to(rule.settings_type)})
     session = (config.session.rule, config.session.duration_s, str(config.session.on_duration_end))
-    text = f"{config.model_dump_json(exclude={'session'})} {session} {does}"
+    text = f"{config.model_dump_json(exclude={'session'})} {session} {does}{state.hex()}"
     return sha256(text.encode()).hexdigest()[:16]
 
 
@@ -252,12 +283,14 @@ def keep(
     luckiest: Luckiest,
     chosen_from: Collection[str] = (),
     missing: float = 0.0,
+    entries: Collection[int] = (),
 ) -> Searches:
     """Write a search to the search log and return it with those that count for it.
 
     Args:
         chosen_from: what a walk-forward chooses from in its training.
         missing: the largest missing part of the tape.
+        entries: when positions were entered, ms UTC, where that is known.
     """
     made = datetime.now(UTC).isoformat(timespec="seconds")
     search = Search(kind, traded, ", ".join(what), tuple(dict.fromkeys(settings)), sharpe, luckiest, made, missing)
@@ -265,13 +298,14 @@ def keep(
     try:
         folder = _folder(traded.market)
         others = _read_all(folder)
+        search = search.with_luck_of(others)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = folder / f".{search.name}.{os.getpid()}"
         fresh.write_bytes(search.written())
         fresh.replace(folder / search.name)
     except (OSError, VoltradeError) as error:
         warnings.warn(f"trials of this search will not add up with others: {error}", SearchesWarning, stacklevel=3)
-    return Searches(search, others, chosen_from)
+    return Searches(search, others, chosen_from, entries)
 
 
 def forget(market: str) -> int:
