@@ -48,6 +48,14 @@ FAULTS: dict[str, Fault] = {
     "unreadable": Fault("the file must be readable as trades", _REFUSE, (_REFUSE,)),
     "missing_side": Fault("every row must say whether the buyer was the maker", _REFUSE, (_REFUSE, _DROP)),
     "bad_value": Fault("numbers must be plain, multiples of tick, step or 1, and in bounds", _REFUSE, (_REFUSE, _DROP)),
+    "impossible_value": Fault(
+        "mark prices must lie between low and high, rates and intervals in bounds", _DROP, (_REFUSE, _DROP)
+    ),
+    "cut_line": Fault(
+        "a last line that ends with a number must have its end, else the number may be cut; it is dropped",
+        _DROP,
+        (_REFUSE, _DROP),
+    ),
     "microseconds": Fault("times must be in milliseconds; microseconds are converted", _FLAG, (_REFUSE, _FLAG)),
     "unsorted": Fault("ids must ascend; flagged rows are put into their place", _FLAG, (_REFUSE, _DROP, _FLAG)),
     "duplicate_id": Fault("an id must not be there twice", _DROP, (_REFUSE, _DROP)),

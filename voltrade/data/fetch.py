@@ -121,13 +121,13 @@ class Fetcher:
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
         symbol = self._instrument.symbol
         stored = {day.day for day in self._store.days(kind, symbol) if day.complete}
-        lacking = [day for day in days_between(first, last) if day not in stored]
-        return [day for day in lacking if kind is not TRADES or not self._store.is_without_trades(symbol, day)]
+        quiet = self._store.days_without_trades(symbol, first, last) if kind is TRADES else set()
+        return [day for day in days_between(first, last) if day not in stored | quiet]
 
     def _tell_days_without_trades(self, first: date, last: date) -> None:
         """Keep which days are without trades; their files are rightly empty."""
-        symbol, days = self._instrument.symbol, days_between(first, last)
-        self.without_trades = [day for day in days if self._store.is_without_trades(symbol, day)]
+        symbol = self._instrument.symbol
+        self.without_trades = sorted(self._store.days_without_trades(symbol, first, last))
         files = {ArchiveFile(TRADES, symbol, day, day) for day in self.without_trades}
         is_empty = [ArchiveFile.named(each.name) in files and [*each.counts] == ["empty"] for each in self.found]
         self.found[:] = [each for each, is_quiet in zip(self.found, is_empty, strict=True) if not is_quiet]

@@ -13,7 +13,7 @@ import pyarrow.compute
 
 from voltrade.data.faults import DEFAULT_POLICIES, Findings, Inspection, Policies, Span, unreadable
 from voltrade.data.row_checks import MICROSECONDS_FROM, first_and_last, ids_missing_before, order_by_key, outside_span
-from voltrade.data.trade_files import multiples, read_cells
+from voltrade.data.trade_files import CUT, may_be_cut, multiples, read_cells
 from voltrade.data.value_checks import values_wrong
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
@@ -73,7 +73,7 @@ def inspect_series(
         cells, numbers = read_cells(path, layout.columns)
     except DataError as error:
         return unreadable(path.name, layout.kind, error)
-    return inspect_cells(path.name, cells, numbers, layout, policies, span)
+    return inspect_cells(path.name, cells, numbers, layout, policies, span, is_cut=may_be_cut(path))
 
 
 def inspect_cells(
@@ -83,11 +83,16 @@ def inspect_cells(
     layout: SeriesLayout,
     policies: Policies = DEFAULT_POLICIES,
     span: Span | None = None,
+    is_cut: bool = False,
 ) -> Inspection[tuple[Int64s, ...]]:
-    """Inspect columns of texts or whole numbers; `number` are the line numbers of the rows."""
+    """Inspect columns of texts or whole numbers; `number` are the line numbers of the rows.
+
+    Args:
+        is_cut: whether the last row may be cut, see `trade_files.may_be_cut`.
+    """
     found = Findings(policies)
     columns = []
-    bad = np.zeros(len(number), dtype=np.bool_)
+    bad = found.where("cut_line", is_cut & (number == number.max(initial=0)), number, CUT)
     for column, unit in ((layout.time, Decimal(1)), *((value, E8) for value in layout.values)):
         counts, wrong = multiples(cells[column], unit)
         bad |= found.where("bad_value", wrong, number, f"{column} must be a multiple of {unit:f}", cells[column])
@@ -95,8 +100,9 @@ def inspect_cells(
     for column in layout.hours:
         if column in cells:
             hours, wrong = multiples(cells[column], Decimal(1))
-            wrong |= hours == 0
-            bad |= found.where("bad_value", wrong, number, f"{column} must be a number of hours", cells[column])
+            rule = f"{column} must be a number of hours"
+            bad |= found.where("bad_value", wrong, number, rule, cells[column])
+            bad |= found.where("impossible_value", ~wrong & (hours == 0), number, rule, cells[column])
         columns.append(hours if column in cells else np.zeros(len(number), np.int64))
     for column in layout.zero:
         counts, _ = multiples(cells[column], E8)
@@ -222,5 +228,5 @@ def _in_bounds(layout: SeriesLayout, rows: tuple[Int64s, ...], found: Findings) 
     number, *columns = rows
     bad = np.zeros(len(number), np.bool_)
     for wrong, rule, values in values_wrong(layout.kind, columns):
-        bad |= found.where("bad_value", wrong, number, rule, values)
+        bad |= found.where("impossible_value", wrong, number, rule, values)
     return tuple(column[~bad] for column in rows) if bad.any() else rows

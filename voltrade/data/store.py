@@ -16,7 +16,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -135,12 +135,16 @@ class Store:
 
     def is_without_trades(self, symbol: str, day: date) -> bool:
         """Whether nothing is stored of a day because no trade was made: the ids of the stored days around it join."""
-        if self.day(TRADES, symbol, day) is not None:
-            return False
-        stored = self.days(TRADES, symbol)
-        before, after = [each for each in stored if each.day < day], [each for each in stored if each.day > day]
-        ids = ids_between(before[-1], after[0]) if before and after else None
-        return ids is not None and ids[0] + 1 == ids[1]
+        return self.day(TRADES, symbol, day) is None and day in self.days_without_trades(symbol, day, day)
+
+    def days_without_trades(self, symbol: str, first: date, last: date) -> set[date]:
+        """Return the days of a range of which nothing is stored because no trade was made."""
+        found: list[date] = []
+        for before, after in pairwise(self.days(TRADES, symbol)):
+            between = days_between(max(first, before.day + timedelta(1)), min(last, after.day - timedelta(1)))
+            ids = ids_between(before, after) if between else None
+            found += between if ids is not None and ids[0] + 1 == ids[1] else []
+        return {*found}
 
     def _following(self, before: Trades, block: Trades, day: date, missing: int | None) -> Trades:
         """Return a day's trades with ids above those of the day before.

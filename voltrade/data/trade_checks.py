@@ -7,6 +7,7 @@ aggregated to aggTrades. Where rows are not sorted, the smallest set of rows tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from voltrade.data.row_checks import (
     outside_span,
     utc_text,
 )
-from voltrade.data.trade_files import Columns, Kind, other_market, read_columns
+from voltrade.data.trade_files import CUT, Columns, Kind, may_be_cut, other_market, read_columns
 from voltrade.data.trade_rows import MAKER, NO_SIDE, ORDER_TYPES, TradeRows, convert_columns
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Bools, Instrument, Int64s, Trades
@@ -46,28 +47,37 @@ def inspect(
         columns: the file's names of our columns, see `read_columns`.
     """
     try:
-        return inspect_columns(read_columns(path, columns), instrument, policies, span)
+        batches = read_columns(path, columns)
+        return inspect_columns(batches, instrument, policies, span, is_cut=path.is_file() and may_be_cut(path))
     except DataError as error:
         return unreadable(path.name, "aggTrades", error)
 
 
 def inspect_columns(
-    batches: Iterable[Columns], instrument: Instrument, policies: Policies = DEFAULT_POLICIES, span: Span | None = None
+    batches: Iterable[Columns],
+    instrument: Instrument,
+    policies: Policies = DEFAULT_POLICIES,
+    span: Span | None = None,
+    is_cut: bool = False,
 ) -> Inspection[Trades]:
-    """Inspect trades that are read as columns, in at least one batch."""
+    """Inspect trades that are read as columns, in at least one batch; `is_cut` as in `series_checks.inspect_cells`."""
     found = Findings(policies)
     parts: list[TradeRows] = []
     read = 0
     for columns in batches:
         parts.append(convert_columns(columns, instrument, found))
         read += len(columns.numbers)
+    last_row = max((row.number for row in columns.malformed), default=0)
+    last_row = max(last_row, int(columns.numbers.max(initial=0)))
     if market := other_market(columns.name, columns.header):
         found.add("other_market", np.empty(0, np.int64), market)
     if columns.malformed:
         first = columns.malformed[0]
         numbers = np.array([row.number for row in columns.malformed], np.int64)
         found.add("unreadable", numbers, f"must have {first.expected_columns} columns, has {first.actual_columns}")
-    return _examined(columns.name, columns.kind, instrument.symbol, TradeRows.join(parts), read, found, span)
+    rows = TradeRows.join(parts)
+    rows = replace(rows, bad=rows.bad | found.where("cut_line", is_cut & (rows.number == last_row), rows.number, CUT))
+    return _examined(columns.name, columns.kind, instrument.symbol, rows, read, found, span)
 
 
 def inspect_trades(

@@ -7,6 +7,7 @@ and `trade_checks` reports faults of rows. A file that can't be read as trades i
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import zipfile
 import zlib
@@ -157,6 +158,21 @@ def read_cells(path: Path, layout: tuple[str, ...]) -> tuple[dict[str, pa.Array]
         raise DataError(f"{path.name}: can't be read: {error}") from None
     cells = {name: table[name].combine_chunks() for name in layout}
     return _without_blank_lines(cells, np.arange(table.num_rows) + (2 if has_header else 1))
+
+
+CUT = "the last line must end with a line break, since its number may be cut"
+
+
+def may_be_cut(path: Path) -> bool:
+    """Whether a file of plain text ends within a number, without a line break: a copy or download may have stopped.
+
+    A zip states the length of what is in it, and the last word of another line shows whether it is whole.
+    """
+    if path.suffix in (".zip", ".gz", ".parquet") or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() in b"0123456789.+-"
 
 
 def _first_line(path: Path) -> list[str]:
