@@ -13,9 +13,12 @@ from support.history import HEADERS, History, HistoryServer, some_trades
 from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import Coverage
+from voltrade.data.day_edges import open_days
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, start_of
 from voltrade.data.store import Store
+from voltrade.data.stored_day import FileContent, Metadata, merged_metadata
 from voltrade.data.tape import stored_trades
+from voltrade.errors import DataError
 from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, Int64s, Trades
 from voltrade.simulated.symbols import shipped_instrument
 
@@ -73,6 +76,42 @@ def test_a_day_without_a_trade_between_ids_that_join_is_whole(tmp_path: Path, ru
     assert Coverage.of(tape).ids_missing == 0
 
 
+@pytest.mark.parametrize(("quiet", "first", "last"), [(1, 0, 1), (1, 1, 3), (2, 2, 3), (2, 0, 2), (1, 1, 1)])
+def test_a_tape_may_begin_or_end_with_a_day_without_a_trade(
+    tmp_path: Path, run: Run, quiet: int, first: int, last: int
+) -> None:
+    trades = without(BEGIN + quiet * DAY_MS, BEGIN + (1 + quiet) * DAY_MS)
+    status, words = fetched(run, trades, NOTHING, NOTHING, "trades")
+    assert (status, f"trades: none was made on {DAYS[quiet]}, as the ids around join" in words) == (0, True), words
+    store, name = Store(tmp_path / "store"), f"store:BTCUSDT:{DAYS[first]}:{DAYS[last]}"
+    if first == last:
+        with pytest.raises(DataError, match=f"must hold trades of BTCUSDT on {DAYS[first]}, has none"):
+            stored_trades(name, shipped_instrument("BTCUSDT"), store)
+        return
+    tape = stored_trades(name, shipped_instrument("BTCUSDT"), store)
+    inside = (trades.time >= BEGIN + first * DAY_MS) & (trades.time < BEGIN + (last + 1) * DAY_MS)
+    assert tape.trades.time.tolist() == trades.time[inside].tolist()
+
+
+def test_files_around_a_day_without_a_trade_join(tmp_path: Path, run: Run) -> None:
+    """Nothing proves their outer edges, but nothing is missing between them, for verify as for a tape."""
+    trades = without(BEGIN + DAY_MS, BEGIN + 2 * DAY_MS)
+    history = History(trades, NOW, NOTHING, NOTHING)
+    paths = [tmp_path / ArchiveFile(TRADES, "BTCUSDT", day, day).name.replace(".zip", ".csv") for day in DAYS[::2]]
+    for path, day in zip(paths, DAYS[::2], strict=True):
+        path.write_text(history.csv(ArchiveFile(TRADES, "BTCUSDT", day, day)))
+    status, words = run("verify", *map(str, paths))
+    assert (status, "missing_day" in words) == (0, False), words
+    assert run("import", "BTCUSDT", *map(str, paths))[0] == 0
+    _, words = run("verify")
+    assert "missing_day" not in words
+    assert [line for line in words.splitlines() if "open_day:" in line and "REST was not asked" in line]
+    edges = [line.split("the day's ")[1].split(" is stored")[0] for line in words.splitlines() if "the day's" in line]
+    assert edges == ["begin", "end"]
+    open_of_a_tape = open_days(Store(tmp_path / "store"), "BTCUSDT", DAYS[0], DAYS[2])
+    assert open_of_a_tape == (f"{DAYS[0]} (begin)", f"{DAYS[2]} (end)")
+
+
 def test_a_day_whose_ids_are_lost_is_still_missing(run: Run) -> None:
     trades = without(BEGIN + DAY_MS, BEGIN + 2 * DAY_MS, renumber=False)
     status, words = fetched(run, trades, NOTHING, NOTHING, "trades")
@@ -81,10 +120,13 @@ def test_a_day_whose_ids_are_lost_is_still_missing(run: Run) -> None:
     assert (status, f"missing_day: {DAYS[1]}: nothing is stored" in words) == (1, True)
 
 
+@pytest.mark.parametrize("after_ms", [0, 20_500])
 @pytest.mark.parametrize(("begin", "status"), [(8 * HOUR_MS + 30 * MINUTE_MS, 0), (9 * HOUR_MS + 30 * MINUTE_MS, 1)])
-def test_before_the_first_trade_of_a_symbol_nothing_is_missing(run: Run, begin: int, status: int) -> None:
+def test_before_the_first_trade_of_a_symbol_nothing_is_missing(
+    run: Run, begin: int, status: int, after_ms: int
+) -> None:
     """It is listed at 08:30; mark prices of an hour after that are missing in the second case."""
-    listed = BEGIN + 8 * HOUR_MS + 30 * MINUTE_MS
+    listed = BEGIN + 8 * HOUR_MS + 30 * MINUTE_MS + after_ms
     trades = AROUND[int(np.searchsorted(AROUND.time, listed)) :]
     trades = Trades("BTCUSDT", *trades.columns[:3], np.maximum(trades.time - (trades.time[0] - listed), 0),
                     trades.columns[-1])  # fmt: skip
@@ -94,6 +136,68 @@ def test_before_the_first_trade_of_a_symbol_nothing_is_missing(run: Run, begin: 
     assert found == status, words
     assert ("marks: 60 rows are missing on 2026-01-05" in words) == bool(status)
     assert run("verify")[0] == status
+
+
+def test_a_symbol_that_was_traded_the_day_before_was_not_listed_then(run: Run) -> None:
+    """REST has trades of the day before, which isn't stored: what lacks before the first trade is missing."""
+    late = BEGIN + 9 * HOUR_MS + 30 * MINUTE_MS
+    marks = np.arange(late, END + DAY_MS, MINUTE_MS)
+    funding = np.arange(BEGIN + 16 * HOUR_MS, END + DAY_MS, 8 * HOUR_MS)
+    status, words = fetched(run, without(BEGIN, late), marks, funding, "trades", "marks", "funding")
+    for kind, rows in (("marks", 570), ("funding", 2)):
+        assert f"{kind}: {rows} rows are missing on {FIRST}, at REST too" in words
+    assert (status, run("verify")[0]) == (1, 1)
+
+
+def test_what_there_is_before_the_first_trade_is_due_too(run: Run) -> None:
+    """Listed at 08:30 with funding of 00:00 and 16:00: 08:00 is lost."""
+    listed = BEGIN + 8 * HOUR_MS + 30 * MINUTE_MS
+    trades = AROUND[int(np.searchsorted(AROUND.time, listed)) :]
+    funding = BEGIN + np.array([0, 16, *range(24, 120, 8)]) * HOUR_MS
+    status, words = fetched(run, trades, NOTHING, funding, "trades", "funding")
+    assert (status, f"funding: 1 rows are missing on {FIRST}, at REST too" in words) == (1, True), words
+    assert run("verify")[0] == 1
+
+
+def test_a_later_day_is_due_from_its_begin_however_late_its_first_trade(run: Run) -> None:
+    midnight = BEGIN + DAY_MS
+    funding = np.setdiff1d(np.arange(BEGIN, END + DAY_MS, 8 * HOUR_MS), [midnight])
+    trades = without(midnight, midnight + 30 * MINUTE_MS)
+    status, words = fetched(run, trades, NOTHING, funding, "trades", "funding")
+    assert (status, f"funding: 1 rows are missing on {DAYS[1]}, at REST too" in words) == (1, True), words
+
+
+def test_a_day_of_contradicting_rates_spoils_no_other(tmp_path: Path, run: Run) -> None:
+    """An older version stored a funding twice, 7 ms apart, with two rates."""
+    store = Store(tmp_path / "store")
+    for number, hours in enumerate(((0, 8, 16), (0, 8, 8, 16))):
+        begin = BEGIN + number * DAY_MS
+        times = begin + np.array(hours) * HOUR_MS
+        times[np.flatnonzero(np.diff(times) == 0) + 1] += 7
+        rates = np.arange(len(times)) + 10_000
+        made = Metadata.of_values({"file": {}}, begins=True, ends=True)
+        store.add(FUNDING, "BTCUSDT", (times, rates, times * 0 + 8), times, made, whole=(DAYS[number], DAYS[number]))
+    status, words = run("verify")
+    assert (status, words.count("conflicting_id in 1 row (3)"), "unreadable" in words) == (1, 1, False), words
+    assert f"funding/BTCUSDT/{DAYS[0]}: 3 rows: ok" in words
+    server = HistoryServer(History(AROUND, NOW, NOTHING, BEGIN + np.array([0, 8, 16]) * HOUR_MS))
+    with server.running():
+        days = ("--from", str(DAYS[0]), "--to", str(DAYS[0]), "--kinds", "funding")
+        status, words = run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
+    assert status == 0, words
+
+
+def test_the_ids_of_raw_trades_are_those_of_the_last_import() -> None:
+    """A file that an older version had imported without them is imported again; two files need both."""
+
+    def content(raw: int | None, source: str) -> FileContent:
+        metadata = Metadata("0.1", "0.001", True, True, {source: {}}, "trades", whole=True, raw_first=raw, raw_last=raw)
+        return FileContent(metadata, 1, 7, 7, 1, [])
+
+    both = merged_metadata([content(None, "a.csv"), content(50, "a.csv")])
+    assert (both.raw_first, both.raw_last) == (50, 50)
+    other = merged_metadata([content(None, "a.csv"), content(50, "b.csv")])
+    assert (other.raw_first, other.raw_last) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from voltrade.data import commands, sources
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, Kind, start_of
 from voltrade.data.rest_pages import with_specials
-from voltrade.data.series_checks import FUNDING_RATES, inspect_values
+from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, inspect_values, rows_missing
 from voltrade.data.store import Store
 from voltrade.data.stored_day import Metadata
 from voltrade.data.tape import stored_trades
 from voltrade.errors import DataError
-from voltrade.model import DAY_MS, Funding
-from voltrade.simulated.mark_columns import mark_columns
+from voltrade.model import DAY_MS, HOUR_MS, Funding, Int64s
+from voltrade.simulated.mark_columns import mark_columns, missing_fundings
 from voltrade.simulated.symbols import shipped_instrument
 
 BTCUSDT = shipped_instrument("BTCUSDT")
@@ -36,6 +36,10 @@ CASES: dict[str, tuple[ArchiveFile, dict[str, str], str]] = {
     "high below low": (MARK_FILE, {"high": "59000.5"}, "high must be at least open and close, was 59000.5"),
     "low above close": (MARK_FILE, {"close": "60001", "high": "60001", "low": "60000.9"},
                         "low must be at most open and close, was 60000.9"),
+    "high below open alone": (MARK_FILE, {"open": "60000", "high": "59500", "low": "59000", "close": "59400"},
+                              "high must be at least open and close, was 59500"),
+    "low above open alone": (MARK_FILE, {"open": "60000", "high": "61000", "low": "60500", "close": "60700"},
+                             "low must be at most open and close, was 60500"),
     "a rate of 80 %": (FUNDING_FILE, {"last_funding_rate": "0.8"},
                        "last_funding_rate must be from -0.1 to 0.1, was 0.8"),
     "a rate of -10.000001 %": (FUNDING_FILE, {"last_funding_rate": "-0.10000001"},
@@ -222,6 +226,36 @@ def test_a_tape_made_by_hand_is_held_to_the_bound_of_rates() -> None:
     assert played(10_000_000) == 10_000_000
     with pytest.raises(DataError, match=rf"funding: rate must be from -0\.1 to 0\.1, was 0\.10000001 at {at}"):
         played(10_000_001)
+
+
+def test_a_rate_at_the_bound_is_taken_and_a_price_of_0_has_one_fault() -> None:
+    times = start_of(DAY) + np.arange(3) * 28_800_000
+    bound = (times, np.array([-10_000_000, 0, 10_000_000]), np.zeros(3, np.int64))
+    assert inspect_values("x", bound, FUNDING_RATES).findings == ()
+    prices = np.full(3, 60_000 * E8)
+    marks = (times[0] + np.arange(3) * 60_000, np.array([0, *prices[1:]]), prices, prices, prices)
+    assert [each.fault for each in inspect_values("x", marks, MARK_KLINES).findings] == ["not_positive"]
+
+
+@pytest.mark.parametrize(
+    ("hours", "until", "missing"),
+    [((0, 8), 16, [16]), ((0, 8), 15, []), ((0, 8, 24), 24, [16])],
+)
+def test_missing_funding_is_counted_up_to_the_end(hours: tuple[int, ...], until: int, missing: list[int]) -> None:
+    hour, begin = HOUR_MS, start_of(DAY)
+    times = begin + np.array(hours) * hour
+    found = missing_fundings(Funding(times, times * 0), begin - 1, begin + until * hour)
+    assert ((found - begin) // hour).tolist() == missing
+
+
+def test_a_day_that_states_no_interval_lacks_none_by_what_the_next_day_states() -> None:
+    def rows(hours: list[int], stated: int) -> tuple[Int64s, ...]:
+        times = start_of(DAY) + np.array(hours) * HOUR_MS
+        return times, times * 0, times * 0 + stated
+
+    span = (start_of(DAY), start_of(DAY) + DAY_MS)
+    before, at_edges = rows_missing(FUNDING_RATES, rows([0, 8, 16], 0), span, following=rows([24, 28, 32], 4))
+    assert (before.sum(), at_edges) == (0, 0)
 
 
 def test_a_sound_file_has_no_such_fault(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import due_from, open_edges, rows_of_next_day
+from voltrade.data.day_edges import first_due, open_edges, rows_of_next_day
 from voltrade.data.faults import Inspection, Policies, Span, unreadable, with_finding
 from voltrade.data.file_checks import LAYOUTS
 from voltrade.data.kinds import KINDS, TRADES, Kind, days_between, days_text, start_of
@@ -131,7 +131,7 @@ class _Neighbours:
         if self.kind is TRADES:
             return inspect_trades(name, Trades(self.day.symbol, *columns), policies, span)
         due, interval_ms = self._due(span), known_interval_ms(self.day.symbol)
-        following = [] if self.kind.step else rows_of_next_day(self.store, self.kind, self.day)
+        following = rows_of_next_day(self.store, self.kind, self.day)
         inspection = inspect_values(name, columns, LAYOUTS[self.kind], policies, span, due, interval_ms, following)
         return compared_with_trades(self.store, self.day.symbol, inspection, policies)
 
@@ -139,7 +139,7 @@ class _Neighbours:
         """Return from when to when rows of the day are due; None where that isn't known."""
         if span[1] > self.now:  # times of funding aren't known beforehand
             return (span[0], self.day.last + self.kind.step) if self.kind.step else None
-        begin = min(self.day.first, due_from(self.store, self.day.symbol, self.day.day))
+        begin = first_due(self.store, self.day, self.day.first)
         if not self.kind.step:
             return begin, span[1]
         # A hole over midnight is named once, between the two days.

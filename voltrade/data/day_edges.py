@@ -9,11 +9,14 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import date, timedelta
 
+import numpy as np
+
 from voltrade.data.kinds import TRADES, Column, Kind, days_between, start_of
 from voltrade.data.store import Store
 from voltrade.data.stored_day import StoredDay, ids_between
 from voltrade.errors import DataError
 from voltrade.model import MINUTE_MS
+from voltrade.simulated.mark_columns import whole_minutes
 
 
 def open_edges(before: StoredDay | None, day: StoredDay, after: StoredDay | None) -> tuple[str, ...]:
@@ -36,10 +39,10 @@ def _joins(before: StoredDay | None, after: StoredDay | None) -> bool:
 def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, ...]:
     """Return the stored days of a range whose begin or end nothing proves, such as `2026-01-05 (begin and end)`."""
     around = days_between(first - timedelta(1), last + timedelta(1))
-    stored = [_readable(store, symbol, day) for day in around]
+    stored = [day for day in (_readable(store, symbol, each) for each in around) if day is not None]
     found = []
-    for before, day, after in zip(stored, stored[1:], stored[2:], strict=False):
-        if day is not None and (edges := open_edges(before, day, after)):
+    for before, day, after in zip([None, *stored], stored, [*stored[1:], None], strict=False):
+        if first <= day.day <= last and (edges := open_edges(before, day, after)):
             found.append(f"{day.day} ({' and '.join(edges)})")
     return tuple(found)
 
@@ -47,12 +50,12 @@ def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, 
 def due_from(store: Store, symbol: str, day: date) -> int:
     """Return from when on mark prices and funding rates of a day are due, ms UTC.
 
-    That is its begin, but on the first stored day of trades the minute of the first trade, where REST says that none
-    was made before: the symbol was listed then.
+    That is its begin, but on the day that the symbol was listed the minute of the first trade: REST says that it has
+    none before, of all times.
     """
     begin = start_of(day)
     trades = store.days(TRADES, symbol)
-    if not trades or trades[0].day != day or not trades[0].metadata.begin_proven:
+    if not trades or trades[0].day != day or not trades[0].metadata.is_listing:
         return begin
     with suppress(DataError):
         return int(store.rows(TRADES, symbol, day)[TRADES.columns.index("time")][0]) // MINUTE_MS * MINUTE_MS
@@ -60,12 +63,22 @@ def due_from(store: Store, symbol: str, day: date) -> int:
 
 
 def rows_of_next_day(store: Store, kind: Kind, stored: StoredDay) -> list[Column]:
-    """Return the columns of the day after a stored one; none where there is no such day to read."""
+    """Return the columns of funding rates of the day after a stored one; none where there is no such day to read.
+
+    Of two rows of a minute the first is taken: that they contradict each other is a fault of their own day.
+    """
     day = stored.day + timedelta(1)
     with suppress(DataError):
-        if store.day(kind, stored.symbol, day) is not None:
-            return store.rows(kind, stored.symbol, day)
+        if not kind.step and store.day(kind, stored.symbol, day) is not None:
+            columns = store.rows(kind, stored.symbol, day)
+            once = np.unique(whole_minutes(columns[0]), return_index=True)[1]
+            return [column[once] for column in columns]
     return []
+
+
+def first_due(store: Store, stored: StoredDay, first: int) -> int:
+    """Return from when on rows of a day are due, ms UTC, where `first` is the time of its first row."""
+    return min(first, due_from(store, stored.symbol, stored.day))
 
 
 def _readable(store: Store, symbol: str, day: date) -> StoredDay | None:

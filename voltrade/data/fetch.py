@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import due_from, open_edges, rows_of_next_day
+from voltrade.data.day_edges import first_due, open_edges, rows_of_next_day
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
@@ -39,6 +40,7 @@ from voltrade.data.stored_day import Contradiction, Metadata, StoredDay
 from voltrade.data.trade_recorder import Recorder
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, MINUTE_MS, Instrument, Int64s
+from voltrade.simulated.mark_columns import whole_minutes
 
 DOWNLOADS = 4
 """Files that are fetched at a time."""
@@ -305,6 +307,7 @@ class Fetcher:
         try:
             for day in self._stored_trades(first, last):
                 await self._prove_edges(day)
+            await self._prove_listing(first, last)
             gaps = await asyncio.to_thread(self._gaps_around, first, last)
             self.ids_missing += sum(gap.missing for gap in gaps)
             self.ids_filled += await self._fill(gaps)
@@ -337,6 +340,17 @@ class Fetcher:
                 await self._fetch_trades(day, day, end_ms)
         if "begin" in edges and not self._stored([day - timedelta(1)]):
             await self._prove_begin(stored, await self._pages.first_id(start_of(day), end_ms))
+
+    async def _prove_listing(self, first: date, last: date) -> None:
+        """Ask REST whether the symbol's first stored trade is its first of all times, and keep that it is."""
+        stored = next(iter(self._store.days(TRADES, self._instrument.symbol)), None)
+        if stored is None or not first <= stored.day <= last or not stored.metadata.begin_proven:
+            return
+        if stored.metadata.is_listing is None and stored.metadata.made_of == "aggTrades":
+            page = await self._pages.trade_page(0)
+            is_listing = len(page.trades) > 0 and int(page.trades.id[0]) == stored.first
+            prove = partial(self._store.prove_begin, is_listing=is_listing)
+            await asyncio.to_thread(prove, stored.symbol, stored.day, stored.first)
 
     async def _prove_begin(self, stored: StoredDay, first: int | None) -> None:
         """Keep that a day begins with its first trade, or fetch those before it; `first` is the one that REST names."""
@@ -393,11 +407,11 @@ def _ids_from(ids: Int64s, first: int, last: int) -> slice:
 def _rows_lacking(store: Store, kind: Kind, stored: StoredDay) -> int:
     """Count the mark prices or funding rates that a day lacks, its begin and end included."""
     columns, begin = store.rows(kind, stored.symbol, stored.day), start_of(stored.day)
-    once = np.unique(columns[0], return_index=True)[1]
+    once = np.unique(columns[0] if kind.step else whole_minutes(columns[0]), return_index=True)[1]
     columns = [column[once] for column in columns]
-    due = min(int(columns[0][0]), due_from(store, stored.symbol, stored.day))
+    due = first_due(store, stored, int(columns[0][0]))
     span, interval_ms = (due, begin + DAY_MS), known_interval_ms(stored.symbol)
-    following = [] if kind.step else rows_of_next_day(store, kind, stored)
+    following = rows_of_next_day(store, kind, stored)
     missing, at_edges = rows_missing(LAYOUTS[kind], columns, span, interval_ms, following)
     return int(missing.sum()) + at_edges
 

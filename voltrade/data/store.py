@@ -123,7 +123,7 @@ class Store:
         blocks: list[Trades] = []
         before: Metadata | None = None
         for day in days_between(first, last):
-            if blocks and day < last and self.is_without_trades(instrument.symbol, day):
+            if self.is_without_trades(instrument.symbol, day) and (blocks or day < last):
                 continue
             block, metadata = self._trades_of_day(instrument, day)
             if before is not None:
@@ -356,17 +356,18 @@ class Store:
             kept = (columns[0] < first) | (columns[0] > last)
             if kept.any() and not kept.all():
                 metadata = replace(merged_metadata(found), first=None, last=None, whole=False)
-                metadata = replace(metadata, begin_proven=False, end_proven=False)
+                metadata = replace(metadata, begin_proven=False, end_proven=False, is_listing=None)
                 self._write(target, TRADES, [column[kept] for column in columns], metadata)
                 self._files.delete_parts(_path(TRADES, symbol, day, "parts"), parts)
 
-    def prove_begin(self, symbol: str, day: date, first: int) -> None:
-        """Keep that a day's trades begin with an id, as REST says, if they do."""
+    def prove_begin(self, symbol: str, day: date, first: int, *, is_listing: bool | None = None) -> None:
+        """Keep that a day's trades begin with an id, as REST says, if they do; `is_listing`: the first of all times."""
         target = _path(TRADES, symbol, day, "parquet")
         with self._files.locked(f"{TRADES.name}/{symbol}"):
             parts, found = self._part_paths(TRADES, symbol, day), self._contents(TRADES, symbol, day)
             if found and min(each.first for each in found) == first:
                 metadata = merged_metadata(found).beginning(True)
+                metadata = metadata if is_listing is None else replace(metadata, is_listing=is_listing)
                 self._write(target, TRADES, merged_rows(found, TRADES, target, day), metadata)
                 self._files.delete_parts(_path(TRADES, symbol, day, "parts"), parts)
 

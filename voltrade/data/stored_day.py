@@ -60,6 +60,8 @@ class Metadata:
     """The exchange's id of its first raw trade, where raw trades were aggregated here and a file begins with it."""
     raw_last: int | None = None
     """The exchange's id of its last raw trade, where a file ends with it."""
+    is_listing: bool | None = None
+    """Whether REST says that its first row is the symbol's first trade of all times; None where it wasn't asked."""
 
     @staticmethod
     def of(instrument: Instrument, source: str, *, begins: bool = False, ends: bool = False) -> Metadata:
@@ -141,14 +143,18 @@ def check_same_units(stored: Metadata, added: Metadata, path: str) -> None:
 def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
     """Return the metadata of several files together."""
     first, last = min(each.first for each in contents), max(each.last for each in contents)
-    raw_firsts: list[Any] = [each.metadata.raw_first for each in contents]
-    raw_lasts: list[Any] = [each.metadata.raw_last for each in contents]
+    # A file that is imported again says what it says now: older versions didn't keep the ids of its raw trades.
+    said = [each.metadata for at, each in enumerate(contents) if not _is_said_again(each, contents[at + 1 :])]
+    raw_firsts: list[Any] = [each.raw_first for each in said]
+    listing = [each.metadata.is_listing for each in contents if each.first == first]
+    raw_lasts: list[Any] = [each.raw_last for each in said]
     return replace(
         contents[0].metadata,
         begins=any(each.metadata.begins for each in contents if each.first == first),
         begin_proven=any(each.metadata.begin_proven for each in contents if each.first == first),
         ends=any(each.metadata.ends for each in contents if each.last == last),
         end_proven=any(each.metadata.end_proven for each in contents if each.last == last),
+        is_listing=next((each for each in listing if each is not None), None),
         sources={source: found for each in contents for source, found in each.metadata.sources.items()},
         whole=any(each.metadata.whole for each in contents),
         first=first,
@@ -156,6 +162,11 @@ def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
         raw_first=min(raw_firsts) if None not in raw_firsts else None,
         raw_last=max(raw_lasts) if None not in raw_lasts else None,
     )
+
+
+def _is_said_again(content: FileContent, later: Sequence[FileContent]) -> bool:
+    sources = content.metadata.sources.keys()
+    return any(each.metadata.whole and sources <= each.metadata.sources.keys() for each in later)
 
 
 def merged_rows(contents: Sequence[FileContent], kind: Kind, path: str, day: date) -> list[Column]:
