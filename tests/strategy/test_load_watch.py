@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from voltrade import compiled
 from voltrade.__main__ import main
 from voltrade.errors import ConfigError
 from voltrade.signal_engine import RULE_BAR, SignalEngine
+from voltrade.strategy import rule_file
 from voltrade.strategy.check import check
-from voltrade.strategy.rule_file import load_rule, read_parameters
+from voltrade.strategy.rule_file import RuleFile, load_rule, read_parameters
 
 HEAD = """
 import datetime, io, json, logging, math, os, random, sys, time, typing, uuid, zoneinfo
@@ -88,6 +90,24 @@ REFUSED = {
     "order of texts": ("", "", "return len(next(iter({'up', 'down', 'flat'}))) % 2", "goes through a set of texts"),
     "order of a loop": ("", "", "for each in ('a', 'b'):\n            pass\n        for each in {'a', 'b', 'c'}:\n"
                                 "            return len(each)", "goes through a set of texts"),
+    "order of two texts": (
+        "", "", "for each in {'a', 'bb'}:\n            return len(each)", "goes through a set of texts"),
+    "order of a set": ("", "", "return len(next(iter(set(('a', 'bb', 'ccc')))))", "makes a set and has texts"),
+    "order of texts of the module": (
+        'NAMES = ("a", "bb", "ccc")', "", "return len([each for each in frozenset(NAMES)][0])", "makes a set and has"),
+    "order of the module's set": (
+        'NAMES = frozenset({"a", "bb", "ccc"})', "", "return len(next(iter(NAMES)))", "goes through a set of texts"),
+    "default of an argument by name": (
+        "def level(*, at=time.time()):\n    return at\nLEVEL = level()", "", LEVEL, "line 11 uses time.time"),
+    "what a decorator runs": (
+        "def drawn(function):\n    return random.random()\n@drawn\ndef LEVEL():\n    pass", "", LEVEL, "LEVEL differs"),
+    "otherwise of a program": (
+        'if __name__ == "__main__":\n    LEVEL = 1.0\nelse:\n    LEVEL = time.time()', "", LEVEL,
+        "line 14 uses time.time"),
+    "another name of a module": (
+        "import numpy.random as npr\nLEVEL = float(npr.rand())", "", LEVEL, "LEVEL differs"),
+    "another name of a function": (
+        "from time import time as clock\nnow = clock\nLEVEL = now()", "", LEVEL, "line 13 uses now"),
     "address": ("", "", "return len(repr(object())) % 2", "uses object"),
     "end of the process": ("", "", "raise SystemExit", "uses SystemExit"),
     "interrupt": ("", "", "raise KeyboardInterrupt()", "uses KeyboardInterrupt"),
@@ -135,6 +155,7 @@ HONEST = {
     "what is for types": ("if typing.TYPE_CHECKING:\n    import not_installed\nLEVEL = 1.0", "", LEVEL),
     "a log": ('logging.getLogger(__name__).debug("loaded")\nLEVEL = 1.0', "", LEVEL),
     "a module that is imported now": ("import colorsys\nLEVEL = colorsys.rgb_to_hsv(1.0, 1.0, 1.0)[2]", "", LEVEL),
+    "numbers in a set": ("", "", "return len({each for each in (1, 2, 3)} | set((4, 5)))"),
     "texts in a set": ('NAMES = {"a", "b", "c"}\nLEVEL = float("a" in NAMES)', "", LEVEL),
     "a hash of its own": (
         "class Key:\n    def __hash__(self):\n        return hash((1, 2))\nLEVEL = float(len({Key(): 1}))", "", LEVEL),
@@ -176,6 +197,17 @@ def test_what_helpers_beside_a_rule_read_is_refused_too(tmp_path: Path) -> None:
     head = "import levels_of_mine, others_of_mine\nLEVEL = levels_of_mine.level() + others_of_mine.level()"
     with pytest.raises(ConfigError, match=r"levels_of_mine.py line 4 uses time.time when it is loaded"):
         load_rule(written(tmp_path, head, "", LEVEL))
+
+
+def test_a_rule_beside_the_package_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's own files, which read the environment when they are loaded, are no part of a rule beside them."""
+    monkeypatch.setattr(rule_file, "_PACKAGE", tmp_path / "voltrade")
+    monkeypatch.setattr(compiled, "sources_of", lambda path: {path, tmp_path / "voltrade/compiled.py"})
+    (tmp_path / "voltrade").mkdir()
+    (tmp_path / "voltrade/compiled.py").write_text("import os\nPLAIN = os.environ.get('VOLTRADE_PLAIN')\n")
+    rule = written(tmp_path, "LEVEL = 1.0", "", LEVEL)
+    assert RuleFile.named(rule).sources.keys() == {"mine.py"}
+    assert load_rule(rule).__name__ == "Mine"
 
 
 def test_a_loaded_rule_and_its_helpers_stay_those_of_the_first_load(

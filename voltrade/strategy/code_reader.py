@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -142,7 +142,7 @@ class CodeReader:
                 yield f"{where} uses {name}"
             elif operation == "LOAD_GLOBAL" or (operation == "LOAD_DEREF" and name in outside):
                 yield from self._name(name, _attributes(instructions[number + 1 :]), function, where)
-        yield from _orders_of_hashes(instructions, where)
+        yield from _orders_of_hashes(instructions, _names_of(function), where)
         loads = (each for each in instructions if each.opname in ("LOAD_CONST", "RETURN_CONST"))
         for constant in {load.arg: load.argval for load in loads}.values():
             if isinstance(constant, CodeType):  # comprehensions and inner functions
@@ -256,13 +256,32 @@ def _is_of_super(instructions: Sequence[dis.Instruction], number: int) -> bool:
     return bool(name == "super" or (name == "__class__" and before == "super"))
 
 
-def _orders_of_hashes(instructions: Sequence[dis.Instruction], where: str) -> Iterator[str]:
-    """Yield where code goes through a literal set of texts: each process has them in another order."""
+def _orders_of_hashes(instructions: Sequence[dis.Instruction], known: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Yield where code goes through a set of texts: each process has them in another order.
+
+    That is a literal or a value, used otherwise than by `in`; or a set that is made in code that has texts.
+    """
+    makes_set, texts = False, False
     for instruction, after in pairwise(instructions):
         value = instruction.argval
-        has_texts = isinstance(value, frozenset) and any(isinstance(each, str | bytes) for each in value)
-        if instruction.opname == "LOAD_CONST" and has_texts and after.opname != "CONTAINS_OP":
+        if instruction.opname == "LOAD_GLOBAL":
+            makes_set |= value in ("set", "frozenset")
+            value = known.get(value)
+            value = value if isinstance(value, str | bytes | tuple | frozenset) else None
+        elif instruction.opname != "LOAD_CONST":
+            makes_set |= instruction.opname in ("BUILD_SET", "SET_ADD")
+            continue
+        has_texts = isinstance(value, str | bytes) or (isinstance(value, tuple | frozenset) and _has_text(value))
+        texts |= has_texts
+        if has_texts and isinstance(value, frozenset) and after.opname != "CONTAINS_OP":
             yield f"{where} goes through a set of texts, which each process has in another order"
+    if makes_set and texts:
+        yield f"{where} makes a set and has texts: each process goes through a set of texts in another order"
+
+
+def _has_text(values: Any) -> bool:
+    return any(_has_text(each) if isinstance(each, tuple | frozenset) else isinstance(each, str | bytes)
+               for each in values)  # fmt: skip
 
 
 def _owner(instructions: Sequence[dis.Instruction], number: int) -> str:
