@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html import escape, unescape
+from types import SimpleNamespace
 from typing import Any
 
+import IPython
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from test_loop import ODD, Recipe, check_same, config_of, told
 
 from voltrade.compiled import Record
@@ -410,6 +413,22 @@ def test_h4_tables_and_charts_that_are_made_of_a_result_are_marked_too() -> None
     assert "INCOMPLETE" not in session.table(backtest(whole, config).equity).data
 
 
+def test_a_notebook_draws_the_mark_above_frames_of_every_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    config, grid = Config.from_parameters(SETTINGS), {"stop_atr": [100.0, 150.0]}
+    done = backtest(with_holes(), config, LongAtBar(config.signals, BTCUSDT))
+    swept = sweep(with_holes(), config, grid, progress=False)
+    forward = walk_forward(with_holes(), config, grid, folds=2, purge_s=0.0, progress=False)
+    for frame in (done.round_trips, done.equity.head(), swept.frame, forward.frame):
+        shown, _ = shell.display_formatter.format(frame)
+        assert escape(WARNING) in shown["text/html"]
+        assert shown["text/plain"].startswith(f"{WARNING}\n")
+    own, _ = shell.display_formatter.format(pd.DataFrame({"a": [1]}))
+    assert own["text/plain"] == "   a\n0  1"
+    assert own["text/html"].startswith("<div>")
+
+
 def test_a_whole_tape_is_not_marked() -> None:
     config = Config.from_parameters(SETTINGS)
     whole = tape_of(up_and_down(10_800), marks_of(up_and_down(10_800)), None)
@@ -457,6 +476,7 @@ def test_h4_sweep_and_walk_forward_are_marked_too() -> None:
     assert all(chart.layout.title.text.startswith(WARNING) for chart in charts)
     assert swept.frame["missing"].tolist() == [pytest.approx(0.5)] * 4
     assert forward.frame["missing"].round(3).tolist() == [0.407, 0.0]
+    assert swept.searches.frame["missing"].tolist() == [pytest.approx(0.5)] * 3, "itself, and the walk-forward's two"
 
 
 # --- at random --------------------------------------------------------------------------------------------------------

@@ -562,14 +562,15 @@ def test_a_walk_forward_does_not_launder_a_search() -> None:
 @pytest.mark.parametrize("scheme", ["expanding", "rolling", "k_fold"])
 def test_a_search_is_not_laundered_by_a_walk_forward(scheme: Any) -> None:
     """What the last fold chose of 20 coin flips is judged as the best of them, as after a sweep."""
-    research, flips = Research(walk(3)), {"flip_seed": range(20)}
-    folds = walk_forward(research, FAIR, flips, folds=2, scheme=scheme, rule=CoinFlip, progress=False)
+    research, flips, fair = Research(walk(3)), {"flip_seed": range(20)}, FAIR.changed(begin_s=1_800.0)
+    folds = walk_forward(research, fair, flips, folds=2, scheme=scheme, rule=CoinFlip, progress=False)
     chosen = {"flip_seed": [int(folds.frame["flip_seed"].iloc[-1])]}
-    shown = sweep(research, FAIR, chosen, rule=CoinFlip, progress=False)
+    shown = sweep(research, fair, chosen, rule=CoinFlip, progress=False)
     assert shown.judgement.trials == 21
     (tried,) = [search for search in shown.searches.others if search.kind == "settings"]
-    swept = sweep(research, FAIR, flips, rule=CoinFlip, progress=False)
+    swept = sweep(research, fair, flips, rule=CoinFlip, progress=False)
     assert (tried.name, tried.what) == (swept.searches.own.name, "flip_seed"), "the same settings, market and time"
+    assert tried.sharpe > swept.searches.own.sharpe / 2 > 0, "the best of them"
     assert tried.luckiest.independent > 10
     assert tried.luckiest.median == pytest.approx(swept.searches.own.luckiest.median, abs=0.4)
     assert folds.judgement.trials == 1, "no test has decided anything"
