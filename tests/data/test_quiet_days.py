@@ -13,7 +13,7 @@ from support.history import HEADERS, History, HistoryServer, some_trades
 from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import Coverage
-from voltrade.data.day_edges import open_days
+from voltrade.data.day_edges import due_from, open_days
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, start_of
 from voltrade.data.store import Store
 from voltrade.data.stored_day import FileContent, Metadata, merged_metadata
@@ -93,6 +93,17 @@ def test_a_tape_may_begin_or_end_with_a_day_without_a_trade(
     assert tape.trades.time.tolist() == trades.time[inside].tolist()
 
 
+def test_a_fetch_that_ends_with_a_day_without_a_trade_ends_well(run: Run) -> None:
+    """As one of yesterday, each day: the next id is one of today."""
+    server = HistoryServer(History(without(BEGIN + DAY_MS, BEGIN + 2 * DAY_MS), NOW, NOTHING, NOTHING))
+    server.put_days(TRADES, "BTCUSDT", DAYS[0], DAYS[0])
+    days = ("--from", str(DAYS[0]), "--to", str(DAYS[1]), "--kinds", "trades")
+    with server.running():
+        for _ in range(2):
+            status, words = run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
+            assert (status, f"trades: none was made on {DAYS[1]}, as the ids around join" in words) == (0, True), words
+
+
 def test_files_around_a_day_without_a_trade_join(tmp_path: Path, run: Run) -> None:
     """Nothing proves their outer edges, but nothing is missing between them, for verify as for a tape."""
     trades = without(BEGIN + DAY_MS, BEGIN + 2 * DAY_MS)
@@ -165,6 +176,43 @@ def test_a_later_day_is_due_from_its_begin_however_late_its_first_trade(run: Run
     trades = without(midnight, midnight + 30 * MINUTE_MS)
     status, words = fetched(run, trades, NOTHING, funding, "trades", "funding")
     assert (status, f"funding: 1 rows are missing on {DAYS[1]}, at REST too" in words) == (1, True), words
+
+
+def test_a_file_of_a_day_without_a_trade_may_have_no_other_fault(run: Run) -> None:
+    """It is rightly empty, but not with a row whose quantity is 0."""
+    server = HistoryServer(History(without(BEGIN + DAY_MS, BEGIN + 2 * DAY_MS), NOW, NOTHING, NOTHING))
+    server.put_days(TRADES, "BTCUSDT", DAYS[0], DAYS[2])
+    row = f"1,60000.0,0,1,1,{BEGIN + DAY_MS + HOUR_MS},true"
+    server.put(ArchiveFile(TRADES, "BTCUSDT", DAYS[1], DAYS[1]), f"{HEADERS[TRADES]}\n{row}\n")
+    days = ("--from", str(DAYS[0]), "--to", str(DAYS[2]), "--kinds", "trades")
+    with server.running():
+        status, words = run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
+    assert (status, "not_positive in 1 row (2)" in words) == (1, True), words
+
+
+def test_rows_are_due_from_the_first_trade_only_where_rest_knows_none_before(tmp_path: Path) -> None:
+    store, at = Store(tmp_path / "store"), BEGIN + 8 * HOUR_MS + 20_500
+    trades = AROUND[(AROUND.time >= at) & (AROUND.time < BEGIN + DAY_MS)]
+    trades.time[0] = at
+    store.add_trades(trades, Metadata.of(shipped_instrument("BTCUSDT"), "made", begins=True))
+    assert due_from(store, "BTCUSDT", FIRST) == BEGIN
+    first = int(trades.id[0])
+    for is_listing, due in ((False, BEGIN), (None, BEGIN), (True, BEGIN + 8 * HOUR_MS), (None, BEGIN + 8 * HOUR_MS)):
+        store.prove_begin("BTCUSDT", FIRST, first, is_listing=is_listing)
+        assert due_from(store, "BTCUSDT", FIRST) == due
+    assert due_from(store, "BTCUSDT", DAYS[1]) == BEGIN + DAY_MS
+
+
+def test_holes_at_the_edges_of_a_day_that_stands_alone_are_named(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path / "store")
+    for number, (first, last) in {0: (0, 24), 2: (2, 22), 4: (0, 24)}.items():
+        day = FIRST + timedelta(number)
+        times = start_of(day) + np.arange(first * 60, last * 60) * MINUTE_MS
+        prices = np.full(len(times), 60_000 * 10**8)
+        store.add(MARKS, "BTCUSDT", (times, *[prices] * 4), times, Metadata.of_values({"made": {}}), whole=(day, day))
+    _, words = run("verify")
+    (line,) = [each for each in words.splitlines() if "rows are missing" in each]
+    assert "240 rows are missing" in line, words
 
 
 def test_a_day_of_contradicting_rates_spoils_no_other(tmp_path: Path, run: Run) -> None:

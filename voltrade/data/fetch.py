@@ -82,6 +82,7 @@ class Fetcher:
         self._archive = archive
         self._pages = RestPages(rest, instrument, policies, self._compared)
         self._now = now
+        self._joined_over: set[date] = set()
         self._policies = policies
         self.found = self._pages.found
         self.contradicted: dict[tuple[Kind, date], str] = {}
@@ -123,13 +124,18 @@ class Fetcher:
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
         symbol = self._instrument.symbol
         stored = {day.day for day in self._store.days(kind, symbol) if day.complete}
-        quiet = self._store.days_without_trades(symbol, first, last) if kind is TRADES else set()
+        quiet = self._days_without_trades(first, last) if kind is TRADES else set()
         return [day for day in days_between(first, last) if day not in stored | quiet]
+
+    def _days_without_trades(self, first: date, last: date) -> set[date]:
+        """Return the days over which stored ids join, or join those that REST has of a later day."""
+        of_rest = {day for day in self._joined_over if first <= day <= last}
+        return self._store.days_without_trades(self._instrument.symbol, first, last) | of_rest
 
     def _tell_days_without_trades(self, first: date, last: date) -> None:
         """Keep which days are without trades; their files are rightly empty."""
         symbol = self._instrument.symbol
-        self.without_trades = sorted(self._store.days_without_trades(symbol, first, last))
+        self.without_trades = sorted(self._days_without_trades(first, last))
         files = {ArchiveFile(TRADES, symbol, day, day) for day in self.without_trades}
         is_empty = [ArchiveFile.named(each.name) in files and [*each.counts] == ["empty"] for each in self.found]
         self.found[:] = [each for each, is_quiet in zip(self.found, is_empty, strict=True) if not is_quiet]
@@ -252,6 +258,9 @@ class Fetcher:
         ended = False
         try:
             async for trades in self._pages.trades(next_id, start_of(first), end):
+                if after and len(trades) and trades.id[0] == after.last + 1:
+                    until = min(last, day_of(int(trades.time[0])) - timedelta(1))
+                    self._joined_over |= {*days_between(max(first, after.day + timedelta(1)), until)}
                 inside = int(np.searchsorted(trades.time, end))
                 recorder.record(trades[:inside])
                 ended = end == day_end and inside < len(trades)
