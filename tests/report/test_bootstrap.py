@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from voltrade.model import Floats
 from voltrade.report import bootstrap
 from voltrade.report.bootstrap import (
+    NOTHING_TRIED,
+    RESAMPLES,
     Luckiest,
     autocorrelations,
     block_length,
     intervals_of,
     joined,
     luck_of,
+    of_some,
     on_a_part,
     resamples,
 )
@@ -187,3 +190,15 @@ def test_the_interval_of_the_fall_holds_the_one_that_was_seen(seed: int, fall: f
     low, high = intervals_of(0.01 * np.random.default_rng(seed).standard_normal(31), 1_000.0, fall).drawdown
     assert low <= fall
     assert low <= high <= 0
+
+
+def test_the_luckiest_of_a_part_of_a_search_is_as_of_so_many() -> None:
+    """Maxima of 10 out of 40 normal values, against those of 10."""
+    draws = np.random.default_rng(3).standard_normal((RESAMPLES, 40))
+    whole, of_ten = Luckiest(draws.max(axis=1), 40.0), draws[:, :10].max(axis=1)
+    part = of_some(whole, 0.25)
+    assert np.quantile(part.maxima, [0.3, 0.5, 0.9]) == pytest.approx(np.quantile(of_ten, [0.3, 0.5, 0.9]), abs=0.12)
+    assert part.independent == 10
+    assert np.argsort(part.maxima).tolist() == np.argsort(whole.maxima).tolist(), "resample by resample"
+    assert of_some(whole, 1.0) is whole
+    assert of_some(NOTHING_TRIED, 0.5) is NOTHING_TRIED

@@ -159,8 +159,8 @@ def judged(searches: Searches) -> Judgement:
 @pytest.mark.parametrize(
     ("grid", "trials"),
     [
-        (["b"], 3),  # the best of a search, walked forward alone
-        (["b", "c"], 3),
+        (["b"], 2),  # the best of a search, walked forward alone: the other one was tried besides
+        (["b", "c"], 2),
         (["a", "b"], 1),  # each training chooses from all that was tried
         (["a", "b", "c"], 1),
         (["x"], 3),
@@ -248,6 +248,19 @@ def tape_of(**changes: object) -> Tape:
     trades = Trades("BTCUSDT", **{**columns, "buyer_is_maker": ids > 4, **changes})  # type: ignore[arg-type]
     marks, funding = Marks(ids[:2] * 50, ids[:2] + 7), Funding(ids[1:2] * 40, ids[1:2])
     return Tape(trades, TapeReport(10, 10, 0, 90), "june.csv", marks=marks, funding=funding)
+
+
+def test_a_walk_forward_is_judged_by_what_others_tried_besides_its_grid() -> None:
+    grid = [str(number) for number in range(20)]
+    keep("settings", JUNE, ["ema_fast"], [*grid[1:], "other"], 1.0, luck(20))
+    found = keep("walk-forward", JUNE, ["ema_fast"], ["w"], 1.0, luck(1), chosen_from=grid)
+    (other,) = found.luckiest
+    assert (found.trials, other.independent) == (2, pytest.approx(1.0))
+    assert other.median == pytest.approx(luck(20).maxima.min(), abs=0.01), "one is seldom the luckiest of twenty"
+    assert other.median < luck(20).median / 2
+    few = keep("walk-forward", JUNE, ["ema_fast"], ["v"], 1.0, luck(1), chosen_from=grid[1:4])
+    assert few.trials == 1 + 17 + 1, "itself, the others of the search, the first walk-forward"
+    assert max(each.median for each in few.luckiest) > luck(20).median - 0.2
 
 
 def test_the_time_of_a_tape_is_that_of_its_data() -> None:

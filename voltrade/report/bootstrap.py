@@ -149,6 +149,18 @@ def on_a_part(search: Luckiest, whole: Luckiest, share: float) -> Luckiest:
     return Luckiest(maxima, max(search.independent, 1.0) ** share)
 
 
+def of_some(search: Luckiest, share: float) -> Luckiest:
+    """Return the luckiest of a part of the trials of a search, where none is known to be luckier than another.
+
+    All stay below a value as often as each share of them does, multiplied: it is the quantile at p ** (1 / share).
+    """
+    if share >= 1 or not np.isfinite(search.maxima).all():
+        return search
+    rank = np.argsort(np.argsort(search.maxima)) + 0.5
+    maxima = np.quantile(search.maxima, (rank / len(rank)) ** (1 / share))
+    return Luckiest(maxima, max(search.independent * share, min(search.independent, 1.0)))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TrialLuck:
     """Trials, and the luckiest of as many without skill."""

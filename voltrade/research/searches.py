@@ -26,7 +26,7 @@ from voltrade.config import Config
 from voltrade.data.tape import Tape
 from voltrade.errors import VoltradeError
 from voltrade.folders import state_home
-from voltrade.report.bootstrap import RESAMPLES, Luckiest, on_a_part
+from voltrade.report.bootstrap import RESAMPLES, Luckiest, of_some, on_a_part
 from voltrade.report.judgement import Judgement
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.code_hash import code_hash
@@ -104,9 +104,9 @@ class Search:
         text = f"{self.kind} {self.traded} {sorted(self.settings)}"
         return f"{sha256(text.encode()).hexdigest()[:16]}.json"
 
-    def tried_only(self, settings: Collection[str]) -> bool:
-        """Whether it is a search of some of these settings and no others."""
-        return self.kind == "settings" and set(self.settings) <= set(settings)
+    def besides(self, chosen_from: Collection[str]) -> list[str]:
+        """Return the settings that it tried besides those that a walk-forward chooses from."""
+        return [each for each in self.settings if self.kind != "settings" or each not in chosen_from]
 
     def with_luck_of(self, others: Iterable[Search]) -> Search:
         """Return it as lucky as it was when it was made before: what is made again never lowers what the log knows."""
@@ -156,7 +156,7 @@ class Searches:
         self.own = own
         self._chosen_from = chosen_from
         self._entries = entries
-        possible = [each for each in others if each.name != own.name and not each.tried_only(chosen_from)]
+        possible = [each for each in others if each.name != own.name and each.besides(chosen_from)]
         self._shares = {each.name: self._share(each, possible) for each in possible}
         self.others = [each for each in possible if self._shares[each.name] > 0]
 
@@ -165,7 +165,7 @@ class Searches:
 
         It is the part of the own entries where that is more: a rule may enter in a part of its time only.
         """
-        if len(search.settings) <= AS_MANY * len(self.own.settings):
+        if len(search.besides(self._chosen_from)) <= AS_MANY * len(self.own.settings):
             return 1.0
         alike = [each.traded for each in others if not set(each.settings).isdisjoint(search.settings)]
         inside = [any(part.began <= entry <= part.ended for part in alike) for entry in self._entries]
@@ -179,7 +179,9 @@ class Searches:
         that tried more has chosen what is tried here: on the time that both share, and nowhere else. Its luckiest does
         as well over the whole time as sqrt(share) of its statistic and sqrt(1 - share) of a new one.
         """
-        return [on_a_part(each.luckiest, self.own.luckiest, self._shares[each.name]) for each in self.others]
+        some = [(each, len(each.besides(self._chosen_from)) / len(each.settings)) for each in self.others]
+        own, shares = self.own.luckiest, self._shares
+        return [on_a_part(of_some(each.luckiest, part), own, shares[each.name]) for each, part in some]
 
     def with_later(self) -> Searches:
         """Return them with those that were made since, of which this one may be the best."""
@@ -193,7 +195,8 @@ class Searches:
     @property
     def trials(self) -> int:
         """Number of different settings of all."""
-        return len({each for search in (self.own, *self.others) for each in search.settings})
+        tried = (each for search in self.others for each in search.besides(self._chosen_from))
+        return len({*self.own.settings, *tried})
 
     @property
     def frame(self) -> pd.DataFrame:
