@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from voltrade.config import Config, SignalSettings
 from voltrade.research.searches import settings_hash
 from voltrade.signal_engine import SignalEngine
-from voltrade.strategy.code_hash import code_hash
+from voltrade.strategy.code_hash import code_hash, texts_of
 
 CELL = """
 EVERY = 20
@@ -104,3 +106,19 @@ def test_functions_that_call_themselves_or_have_no_code_are_told(step: Callable[
 
 def test_the_built_in_rule_is_the_one_that_no_class_stands_for() -> None:
     assert settings_hash(Config(), SignalEngine) == settings_hash(Config())
+
+
+def test_of_installed_packages_the_names_are_told() -> None:
+    """A rule may have a method that draws; all of pandas isn't read for it, and an address tells nothing."""
+
+    class Drawing(SignalEngine):
+        chance = np.random.default_rng(7)
+
+        @staticmethod
+        def drawn(frame: Any) -> Any:
+            return pd.DataFrame(frame).plot(subplots=True, name=html.escape("x"))
+
+    texts = texts_of(Drawing)
+    assert "pd is .pandas" in texts["drawn"]
+    assert len(texts["drawn"]) < 2_000
+    assert texts["chance"] == "Generator(Generator(PCG64))"

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dis
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -19,8 +22,9 @@ from voltrade.compiled import plain
 from voltrade.config import SignalSettings
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.code_reader import TRUSTED_MODULES
+from voltrade.strategy.load_watch import INSTALLED
 
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def code_hash(rule: type[SignalEngine]) -> str:
@@ -142,6 +146,16 @@ def _globals_in(code: CodeType) -> dict[str, None]:
 
 
 def _is_of_a_library(value: Any) -> bool:
-    """Whether a function, class or module belongs to Python, numpy or numba, or is voltrade's own."""
+    """Whether a function, class or module belongs to Python or an installed package, or is voltrade's own."""
     name = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None))
-    return name.partition(".")[0] in TRUSTED_MODULES | {"voltrade"}
+    if name.partition(".")[0] in TRUSTED_MODULES | {"voltrade"}:
+        return True
+    if name == "__main__":  # a notebook, whose process a file of a package has started
+        return False
+    file = getattr(value if isinstance(value, ModuleType) else sys.modules.get(name), "__file__", None)
+    return isinstance(file, str) and _is_installed(file)
+
+
+@cache
+def _is_installed(file: str) -> bool:
+    return any(Path(file).resolve().is_relative_to(folder) for folder in INSTALLED)

@@ -54,7 +54,7 @@ _EVENTS = (
 )
 """Audit events, or how their names begin, that a load may not cause, besides reading what is installed."""
 
-_INSTALLED = tuple(
+INSTALLED = tuple(
     Path(folder).resolve()
     for folder in (*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
                    *zoneinfo.TZPATH)
@@ -174,7 +174,7 @@ class LoadWatch:
             return False
         place = Path(os.fsdecode(path)).resolve()
         is_machine = frame.f_code.co_filename not in self._files and place.is_relative_to("/sys")
-        return is_machine or place in self._readable or any(place.is_relative_to(folder) for folder in _INSTALLED)
+        return is_machine or place in self._readable or any(place.is_relative_to(folder) for folder in INSTALLED)
 
     def _culprit(self, frame: FrameType | None) -> FrameType | None:
         """Return the frame of the rule that did it; None where the import system or another of our own did."""
