@@ -235,7 +235,10 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
             yield from at_import(child)
 
 
-CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"}
+CLOCKS = {
+    *("now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"),
+    *("strftime", "gmtime", "localtime", "ctime"),
+}
 
 
 def clock_reads(text: str) -> list[int]:
@@ -248,6 +251,12 @@ def test_nothing_is_computed_from_the_clock_at_import() -> None:
     """A process may live over midnight: what depends on the time is computed where it is used."""
     files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "tests").rglob("*.py")]
     assert {file: lines for file in files if (lines := clock_reads(file.read_text()))} == {}
-    for text in ("X = time.time()", "def f(x=date.today()): ...", "class A:\n    x = f(datetime.now(UTC))"):
+    for text in (
+        "X = time.time()",
+        "X = strftime('%d')",
+        "X = time.perf_counter_ns()",
+        "def f(x=date.today()): ...",
+        "class A:\n    x = f(datetime.now(UTC))",
+    ):
         assert clock_reads(text)
     assert not clock_reads("def f():\n    return time.time()")

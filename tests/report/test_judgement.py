@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from benchmarks.luck_parts import WAYS, Shown
 from voltrade.model import DAY_MS, HOUR_MS, Floats
 from voltrade.report.bootstrap import Luckiest, luck_of
 from voltrade.report.judgement import (
+    UNKNOWN_TRIALS,
     Judgement,
     added_losses,
     columns_of,
@@ -102,6 +104,8 @@ def test_under_thirty_days_nothing_is_said(returns: Returns, days: str) -> None:
     assert not found.is_evidence
     assert found.intervals is None
     assert judge([daily(0.5, 30, seed=8)], 500).is_evidence
+    assert escape(UNKNOWN_TRIALS) in judge([daily(0.5, 30, seed=8)], 500)._repr_html_()
+    assert escape(UNKNOWN_TRIALS) not in found._repr_html_()
     assert judge([daily(2.0, 30 * 24, period_ms=HOUR_MS)], 500).is_evidence
 
 

@@ -19,6 +19,12 @@ EULER_MASCHERONI = 0.5772156649015329
 EVIDENCE = 0.05
 """Evidence is what luck alone does no more often than this."""
 
+UNKNOWN_TRIALS = (
+    "What was tried elsewhere isn't known: on another symbol or machine, with another VOLTRADE_STATE, or in backtests "
+    "whose judgement nobody has read."
+)
+"""Shown with evidence, and with the searches that count."""
+
 LEAST_DAYS, LEAST_TRIPS = 30, 20
 """With fewer days or round trips, there is no evidence."""
 
@@ -198,7 +204,8 @@ class Judgement:
 
     def _repr_html_(self) -> str:
         intervals = f"<p>{escape(self.intervals_text)}</p>" if self.intervals else ""
-        return f"<p><b>{escape(self.text)}</b></p>{intervals}"
+        unknown = f"<p>{escape(UNKNOWN_TRIALS)}</p>" if self.is_evidence else ""
+        return f"<p><b>{escape(self.text)}</b></p>{unknown}{intervals}"
 
 
 def columns_of(trials: Sequence[Returns], best: Returns) -> Floats:

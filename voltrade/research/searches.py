@@ -27,7 +27,7 @@ from voltrade.data.tape import Tape
 from voltrade.errors import VoltradeError
 from voltrade.folders import state_home
 from voltrade.report.bootstrap import RESAMPLES, Luckiest, of_some, on_a_part
-from voltrade.report.judgement import Judgement
+from voltrade.report.judgement import UNKNOWN_TRIALS, Judgement
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.code_hash import code_hash
 from voltrade.strategy.rule_file import RuleAsLoaded
@@ -40,12 +40,6 @@ AS_MANY = 2
 
 DIGITS = 4
 """Decimal places of statistics in a file."""
-
-UNKNOWN_TRIALS = (
-    "What was tried elsewhere isn't known: on another symbol or machine, with another VOLTRADE_STATE, or in backtests "
-    "whose judgement nobody has read."
-)
-"""Shown with the searches that count."""
 
 Kind = Literal["settings", "walk-forward"]
 
