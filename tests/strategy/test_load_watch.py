@@ -80,6 +80,7 @@ REFUSED = {
     "chance of numpy": ("LEVEL = float(np.random.default_rng().random())", "", LEVEL, "default_rng without a seed"),
     "chance of its own": ("LEVEL = random.Random().choice((1.0, 1.0))", "", LEVEL, "uses random.Random without a seed"),
     "hash of a text": ('LEVEL = hash("level") % 100', "", LEVEL, "uses hash"),
+    "hash by its method": ('LEVEL = "level".__hash__() % 100', "", LEVEL, "uses __hash__"),
     "number of an object": ("LEVEL = float(id(object()))", "", LEVEL, "uses id"),
     "default of a setting": (
         "class S(SignalSettings):\n    level: float = Field(default_factory=lambda: time.time())",
@@ -95,6 +96,8 @@ REFUSED = {
     "order of a set": ("", "", "return len(next(iter(set(('a', 'bb', 'ccc')))))", "makes a set and has texts"),
     "order of texts of the module": (
         'NAMES = ("a", "bb", "ccc")', "", "return len([each for each in frozenset(NAMES)][0])", "makes a set and has"),
+    "order of a comprehension": (
+        'NAMES = ("a", "bb", "ccc")', "", "return len(next(iter({each for each in NAMES})))", "makes a set and has"),
     "order of the module's set": (
         'NAMES = frozenset({"a", "bb", "ccc"})', "", "return len(next(iter(NAMES)))", "goes through a set of texts"),
     "default of an argument by name": (

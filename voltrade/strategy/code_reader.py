@@ -119,6 +119,7 @@ class CodeReader:
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             yield from self._value("a default argument", value, where)
         yield from self._code(function.__code__, function, where)
+        yield from _orders_of_hashes(_instructions_in(function.__code__), _names_of(function), where)
 
     def _code(self, code: CodeType, function: FunctionType, where: str) -> Iterator[str]:
         instructions = list(dis.get_instructions(code))
@@ -142,7 +143,6 @@ class CodeReader:
                 yield f"{where} uses {name}"
             elif operation == "LOAD_GLOBAL" or (operation == "LOAD_DEREF" and name in outside):
                 yield from self._name(name, _attributes(instructions[number + 1 :]), function, where)
-        yield from _orders_of_hashes(instructions, _names_of(function), where)
         loads = (each for each in instructions if each.opname in ("LOAD_CONST", "RETURN_CONST"))
         for constant in {load.arg: load.argval for load in loads}.values():
             if isinstance(constant, CodeType):  # comprehensions and inner functions
@@ -254,6 +254,12 @@ def _is_of_super(instructions: Sequence[dis.Instruction], number: int) -> bool:
     """Whether an instruction loads `super`, or the class for it, as some versions of Python do."""
     name, before = instructions[number].argval, instructions[max(number - 1, 0)].argval
     return bool(name == "super" or (name == "__class__" and before == "super"))
+
+
+def _instructions_in(code: CodeType) -> list[dis.Instruction]:
+    """Return the instructions of a function and of its comprehensions and inner functions."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return [*dis.get_instructions(code), *(step for each in inner for step in _instructions_in(each))]
 
 
 def _orders_of_hashes(instructions: Sequence[dis.Instruction], known: Mapping[str, Any], where: str) -> Iterator[str]:

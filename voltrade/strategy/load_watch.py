@@ -212,6 +212,9 @@ class LoadWatch:
     def _on_instruction(self, code: CodeType, frame: FrameType) -> None:
         steps, places = _instructions(code)
         first = places.get(frame.f_lasti, -1)
+        is_attribute = first >= 0 and steps[first].opname in ("LOAD_ATTR", "LOAD_METHOD")
+        if is_attribute and steps[first].argval == "__hash__" != code.co_name:
+            self._note(frame, "uses __hash__")
         if first < 0 or steps[first].opname not in _LOADS:
             return
         path = str(steps[first].argval)
