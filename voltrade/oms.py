@@ -499,9 +499,13 @@ class OrderMonitor:
         return outputs
 
     def _compare(self, snapshot: Snapshot) -> list[Output]:
-        """Set `reconciled` after a snapshot has been applied; alert when positions differ the second time in a row."""
+        """Set `reconciled` after a snapshot has been applied; alert when positions differ the second time in a row.
+
+        A position that is older than a known trade agrees with nothing, even if our books show the same.
+        """
         ours, theirs = self.position, snapshot.position.quantity
-        self.reconciled = ours == theirs and not self._check.foreign_ids(snapshot)
+        is_behind = self._check.is_behind(snapshot)
+        self.reconciled = ours == theirs and not is_behind and not self._check.foreign_ids(snapshot)
         if self.reconciled:
             self._disagreement_count = 0
             self._check.note_agreement(snapshot)
@@ -597,6 +601,7 @@ class OrderMonitor:
         self._recheck_account(self._advance_time(update.time), states.FOREIGN_ORDER)
         if self._register.is_new_fill(update):
             self._row["halt_wanted"] = records.HALTED_BY_FOREIGN_ORDER
+            self._check.told_trade_id = max(self._check.told_trade_id, update.trade_id)
             self._foreign_fill_text = f"order {update.client_order_id} changed the position, and isn't ours"
         code = "FOREIGN_ORDER" if foreign_kind(update) == "CLOSED_ELSEWHERE" else "FORCED_ORDER"
         return [Alert(update.time, code, f"order {update.client_order_id} ({update.status}) isn't ours")]

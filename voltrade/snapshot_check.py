@@ -14,7 +14,8 @@ ADJUSTED_AFTER = 3
 """This many snapshots in a row must show the same position, smaller than our fills make it, and an exit must have been
 refused because there was nothing to reduce, before the books are adjusted."""
 
-
+BEHIND_AT_MOST = 5
+"""From this many snapshots in a row on, a position is believed that the known trades do not lead to."""
 CLOCKS_APART_MS = 1_000
 """How far the time of a trade, which is the exchange's, may be from that of our clock."""
 MOST_UNKNOWN = 20
@@ -77,6 +78,7 @@ class SnapshotCheck:
         agreed_position: signed lots of the position after that trade.
         has_agreed: whether a snapshot ever agreed; one of a flat account without trades leaves `agreed_trade_id` at 0.
         listed_trade_id: the highest trade id that any snapshot has listed.
+        told_trade_id: the highest id of a foreign trade that a stream has told, or a snapshot.
         mismatches: for how many snapshots in a row the position has differed from our fills, whatever else differed.
     """
 
@@ -86,7 +88,9 @@ class SnapshotCheck:
         self.agreed_position = 0
         self.has_agreed = False
         self.listed_trade_id = 0
+        self.told_trade_id = 0
         self.mismatches = 0
+        self._behind = 0
         self._shown: tuple[int, int, tuple[str, ...]] = 0, 0, ()
         """Wallet, position and names of the open orders of the last snapshot."""
         self._smaller = 0, 0
@@ -196,6 +200,20 @@ class SnapshotCheck:
         """
         moved = snapshot.position.quantity - _moved(snapshot, self.agreed_trade_id)
         return not self.has_agreed or moved == self.agreed_position
+
+    def is_behind(self, snapshot: Snapshot) -> bool:
+        """Note a snapshot; return whether its position was read before a foreign trade, listed or told by a stream.
+
+        Such a one may agree with our books while the account does not. From BEHIND_AT_MOST in a row on it is believed:
+        a position may also change without a trade.
+        """
+        if self.has_agreed:
+            foreign = (fill.trade_id for fill in snapshot.fills if self._register.find(fill) is None)
+            self.told_trade_id = max(self.told_trade_id, *foreign, 0)
+        lists_all = _last_trade(snapshot) >= self.told_trade_id and self.trades_lead_to_position(snapshot)
+        is_shown = lists_all or self.told_trade_id <= self.agreed_trade_id
+        self._behind = 0 if is_shown else self._behind + 1
+        return 0 < self._behind < BEHIND_AT_MOST
 
     def lists_ours_alone(self, summary: AccountSummary) -> bool:
         """Return whether the open orders of a summary are those of ours, none of which is in flight or unknown."""

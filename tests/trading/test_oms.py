@@ -52,6 +52,7 @@ from voltrade.order_states import (
     Reaction,
     refused_text,
 )
+from voltrade.snapshot_check import BEHIND_AT_MOST
 
 ENTRY, STOP, TARGET = "vt-e-1e1", "vt-e-1s1", "vt-e-1t1"
 
@@ -812,10 +813,12 @@ def in_hand_after(*trades: tuple[int, Side, int]) -> tuple[Harness, tuple[OrderU
     return harness, earlier
 
 
-def assert_in_hand_and_protected(harness: Harness, outputs: list[Output], monitor: OrderMonitor | None = None) -> None:
+def assert_in_hand_and_protected(
+    harness: Harness, outputs: list[Output], monitor: OrderMonitor | None = None, *, reconciled: bool = True
+) -> None:
     monitor = monitor or harness.monitor
     assert not [o for o in outputs if isinstance(o, CancelOrder | RoundTrip | OrderIntent)]
-    assert (monitor.position, monitor.reconciled, is_protected(monitor)) == (10, True, True)
+    assert (monitor.position, monitor.reconciled, is_protected(monitor)) == (10, reconciled, True)
 
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -935,18 +938,49 @@ def test_a_position_read_before_a_trade_that_is_listed_does_not_hide_that_trade(
     harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
     sold = by_hand((1_001, SELL, 10))
     outputs = harness.monitor.on_snapshot(a_snapshot(10, fills=sold, **listing))
-    assert_in_hand_and_protected(harness, outputs)
+    assert_in_hand_and_protected(harness, outputs, reconciled=False)
     assert harness.monitor.agreed_trade_id == 1_000
     outputs = harness.monitor.on_snapshot(a_snapshot(0, fills=sold, **listing))
     [trip] = [o for o in outputs if isinstance(o, RoundTrip)]
     assert trip.exit_trade_ids == (1_001,)
 
 
+def after_agreement() -> tuple[Harness, dict[str, Any]]:
+    """A protected position of 10 lots that a snapshot has agreed with, and what snapshots list of it."""
+    harness, earlier = in_hand_after(*ROUND_TRIP)
+    listing = a_listing(harness, STOP, TARGET)
+    harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *by_hand((1_000, BUY, 10))), **listing))
+    assert harness.monitor.reconciled
+    return harness, listing
+
+
+def test_a_foreign_fill_that_the_account_does_not_show_yet_lets_nothing_agree() -> None:
+    """Seed 138: a fill by hand was told by the stream; lists and position were read from two seconds before it."""
+    harness, listing = after_agreement()
+    [bought] = by_hand((1_001, BUY, 3))
+    harness.monitor.on_order(replace(bought, client_order_id="web_1"))
+    for lots, fills in ((10, ()), (10, (bought,)), (13, (bought,))):
+        harness.monitor.on_snapshot(a_snapshot(lots, fills=fills, **listing))
+        assert not harness.monitor.reconciled
+        assert harness.monitor.next_due < NEVER  # it is asked again
+    harness.monitor.on_snapshot(a_snapshot(10, fills=by_hand((1_001, BUY, 3), (1_002, SELL, 3)), **listing))
+    assert harness.monitor.reconciled
+
+
+def test_a_position_that_no_trade_leads_to_is_believed_in_the_end() -> None:
+    harness, listing = after_agreement()
+    believed = []
+    for _ in range(BEHIND_AT_MOST + 1):
+        harness.monitor.on_snapshot(a_snapshot(10, fills=by_hand((1_001, BUY, 3)), **listing))
+        believed.append(harness.monitor.reconciled)
+    assert believed == [False] * (BEHIND_AT_MOST - 1) + [True, True]
+
+
 def test_an_answer_that_never_adds_up_still_raises_the_watermark_the_next_time() -> None:
     harness, earlier = in_hand_after(*ROUND_TRIP)
     own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
     harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
-    for agreed in (1_000, 1_001):
+    for agreed in (*[1_000] * (BEHIND_AT_MOST - 1), 1_001):
         harness.monitor.on_snapshot(a_snapshot(10, fills=by_hand((1_001, SELL, 3)), **listing))
         assert harness.monitor.agreed_trade_id == agreed
 
@@ -1021,7 +1055,7 @@ def test_an_answer_that_lags_behind_an_earlier_one_takes_nothing_from_the_waterm
     own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
     harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
     sold = ((1_001, SELL, 3), (1_002, SELL, 2))
-    for trades in (sold[:1], (), sold):
+    for trades in (*[sold[:1]] * BEHIND_AT_MOST, (), sold):
         harness.monitor.on_snapshot(a_snapshot(10, fills=by_hand(*trades), **listing))
     assert harness.monitor.agreed_trade_id == 1_001
 
