@@ -397,11 +397,14 @@ def test_a_special_rate_beside_the_regular_one_is_paid_too(
     [
         (_page(ANY), ["0.00010000", "-0.00240000", "0.00010000"]),
         (_page(ANY, SPECIAL + 7), ["0.00010000", "-0.00240000", "0.00010000"]),
+        (_page(ANY, SPECIAL + 40_000), ["0.00010000", "-0.00240000", "0.00010000"]),
+        (_page(ANY, SPECIAL - 300_000), ["0.00010000", "-0.00240000", "0.00010000"]),
+        (_page(ANY, SPECIAL + 300_001), ["0.00010000", "0.00010000", "-0.00250000", "0.00010000"]),
         (_page(ANY, each=2), ["0.00010000", "-0.00490000", "0.00010000"]),
         (_page(ANY, SPECIAL + 3_600_000), ["0.00010000", "0.00010000", "-0.00250000", "0.00010000"]),
         ([*_page(ANY)[:1], {"fundingTime": "x", "fundingRate": "1", "rateType": "Special"}], ["0.00010000", "1"]),
         ([{"fundingTime": 1, "fundingRate": "a"}], ["a"]),
     ],
 )
-def test_special_rates_are_added_to_the_regular_one_of_their_minute(page: list[Any], rates: list[str]) -> None:
+def test_special_rates_are_added_to_the_regular_one_of_their_time(page: list[Any], rates: list[str]) -> None:
     assert [row["fundingRate"] for row in with_specials(page)[0]] == rates

@@ -31,6 +31,9 @@ ANY_ID = 1 << 62
 PAGE: Policies = dict.fromkeys(("one_sided", "id_gap", "empty"), Policy.FLAG)
 """Faults that a page may have: it covers a moment only, and missing ids are noticed in the store."""
 
+SAME_TIME_MS = 5 * MINUTE_MS
+"""A special funding rate so near to a regular one is paid with it."""
+
 TRADE_KEYS = {"id": "a", "price": "p", "quantity": "q", "time": "T", "is_buyer_maker": "m"}
 """Our names of the columns of an aggTrade, and Binance's."""
 
@@ -130,18 +133,20 @@ class RestPages:
 
 
 def with_specials(page: list[Any]) -> tuple[list[Any], list[str]]:
-    """Return a page of funding rates with special ones added to the regular one of their minute, and what was added.
+    """Return a page of funding rates with special ones added to the regular one of their time, and what was added.
 
-    The exchange pays both, as rows of one time whose `rateType` is Regular and Special. A special rate without a
-    regular one of its time is a row of its own. A page with a row that can't be read is returned as it is.
+    The exchange pays both, as rows of one time, or some seconds apart (`SAME_TIME_MS`), whose `rateType` is Regular and
+    Special. A special rate without a regular one of its time is a row of its own. A page with a row that can't be read
+    is returned as it is.
     """
     told = []
     try:
         rows = [row for row in page if row.get("rateType") != "Special"]
-        place = {_minute_of(row): number for number, row in enumerate(rows)}
+        times = np.array([int(row["fundingTime"]) for row in rows], np.int64)
         for row in (row for row in page if row.get("rateType") == "Special"):
-            number = place.get(_minute_of(row))
-            if number is None:
+            apart = np.abs(times - int(row["fundingTime"]))
+            number = int(np.argmin(apart)) if len(apart) else 0
+            if not len(apart) or apart[number] > SAME_TIME_MS:
                 rows.append(row)
                 told.append(f"at {row['fundingTime']} {row['fundingRate']} alone")
                 continue
