@@ -547,8 +547,8 @@ def test_a_walk_forward_does_not_launder_a_search() -> None:
     best = sweep(research, FAIR, {"flip_seed": flips}, rule=CoinFlip, progress=False).config().signals
     assert isinstance(best, FlipSettings)
     alone = walk_forward(research, FAIR, {"flip_seed": [best.flip_seed]}, folds=3, rule=CoinFlip, progress=False)
-    assert alone.judgement.trials == 41
-    assert "what was chosen in 3 folds, 41 with the others tried on this market," in alone.assessment
+    assert alone.judgement.trials == 40, "the joined tests, and 39 flips besides its own"
+    assert "what was chosen in 3 folds, 40 with the others tried on this market," in alone.assessment
     assert not alone.judgement.is_evidence
     alone.searches.forget()
     assert (
