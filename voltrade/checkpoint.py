@@ -96,6 +96,10 @@ class Checkpoints:
         counts = {"trades": self.trades, "marks": self.marks}
         return {"version": VERSION, "fields": fields_of(self._core), **counts, **state_of(self._core)}
 
+    def is_of_this_code(self, saved: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint was written by code of this VERSION that kept the same attributes and fields."""
+        return bool(saved.get("version") == VERSION and saved.get("fields") == fields_of(self._core))
+
     def restore(self, saved: Mapping[str, Any], bars: Iterable[Mapping[str, Any]]) -> None:
         """Set the core and the counts to a checkpoint; the core must be new.
 

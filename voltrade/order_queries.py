@@ -266,11 +266,19 @@ def is_protected(symbol: Record) -> bool:
 
 
 @compiled_part
+def rest_covers_until(order: Record) -> int:
+    """Return until when the unfilled rest of a triggered stop or take-profit counts as cover; 0 before its first fill.
+
+    That is until PROTECT_WITHIN_MS after its last update.
+    """
+    return int(order.updated_at + states.PROTECT_WITHIN_MS) if max(order.filled, order.reported) > 0 else 0
+
+
+@compiled_part
 def covered_lots(symbol: Record, time: int) -> int:
     """Return the lots that untriggered stops and working exits of the open position, all at the exchange, would close.
 
-    The unfilled rest of a triggered stop or take-profit counts once it has a fill, until PROTECT_WITHIN_MS after its
-    last update.
+    The unfilled rest of a triggered stop or take-profit counts for a while, see `rest_covers_until`.
     """
     lots = 0
     for row in range(symbol.order_count):
@@ -281,8 +289,7 @@ def covered_lots(symbol: Record, time: int) -> int:
         if order.purpose == states.STOP and order.state == states.NEW:
             lots += int(order.quantity)
         elif is_algo(order):
-            fills = max(order.filled, order.reported) > 0 and time < order.updated_at + states.PROTECT_WITHIN_MS
-            lots += rest if fills else 0
+            lots += rest if time < rest_covers_until(order) else 0
         elif order.state == states.NEW or order.state == states.PARTIALLY_FILLED:
             lots += rest
     return lots

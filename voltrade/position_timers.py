@@ -9,7 +9,7 @@ from voltrade import order_states as states
 from voltrade import records
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import awaits_fills, exposed_lots, is_done
+from voltrade.order_queries import awaits_fills, exposed_lots, is_algo, is_done, rest_covers_until
 from voltrade.order_rules import alert, lookup, start_closing
 from voltrade.position_rules import (
     has_finished_trigger,
@@ -56,6 +56,8 @@ def orders_due(symbol: Record) -> int:
             due = min(due, order.lookup_at)
         if awaits_fills(order) and order.updated_at + states.RETRY_AFTER_MS > now:
             due = min(due, order.updated_at + states.RETRY_AFTER_MS)
+        if is_algo(order) and not is_done(order):
+            due = min(due, _if_later(rest_covers_until(order), now))
     if exposed_lots(symbol, now) != 0:
         due = min(due, _position_due(symbol, now))
     return due

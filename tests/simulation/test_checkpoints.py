@@ -54,7 +54,6 @@ def test_a_recovery_goes_on_from_the_last_checkpoint_as_from_the_beginning(
     assert same(whole.core, short.core)
     assert (whole.marks, whole.head) == (short.marks, short.head)
     monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)  # written by an earlier version
-    monkeypatch.setattr(module, "VERSION", checkpoint.VERSION)
     assert (recover(path).events, recover(path).differences) == (whole.events, 0)
 
 
@@ -126,8 +125,11 @@ def test_a_checkpoint_of_code_with_other_attributes_is_left_aside(
             vars(check).popitem()
 
     monkeypatch.setattr(SnapshotCheck, "__init__", changed)
-    monkeypatch.setattr(module, "replay", lambda *given: whole)
-    assert recover(path) is whole
+    if is_new:  # all is replayed, and the row says nothing about this code
+        assert recover(path).differences == 0
+    else:  # what is gone would be missed by a core of today
+        monkeypatch.setattr(module, "replay", lambda *given: whole)
+        assert recover(path) is whole
     assert "attributes and fields must be those of this code" in caplog.text
 
 

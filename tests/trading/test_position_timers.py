@@ -246,3 +246,18 @@ def test_a_stop_of_which_is_told_late_that_it_triggered_is_missed_since_it_did()
     harness.note(harness.monitor.on_snapshot(replace(what_is_held(10, algo_orders=listed), time=harness.time)))
     assert next_of(OrderIntent, harness).purpose is Purpose.EXIT
     assert harness.time == begun + PROTECT_WITHIN_MS
+
+
+@pytest.mark.parametrize("filled", [0, 3])
+def test_a_stop_that_hangs_is_closed_at_market_with_or_without_a_part(filled: int) -> None:
+    """Uncovered from its trigger on, or from 3 s after the part; closed 3 s later, without waiting for a look-up."""
+    harness = Harness().in_position()
+    triggered = harness.time
+    harness.algo(STOP, "TRIGGERED", order_id=500)
+    harness.order(STOP, "NEW", order_id=500)
+    if filled:
+        harness.order(STOP, "PARTIALLY_FILLED", filled, price=979, order_id=500)
+    updated = harness.time
+    out = next_of(OrderIntent, harness)
+    assert (out.purpose, out.order.quantity) == (Purpose.EXIT, 10 - filled)
+    assert harness.time == (updated + 2 * PROTECT_WITHIN_MS if filled else triggered + PROTECT_WITHIN_MS)

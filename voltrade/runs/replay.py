@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from voltrade import journal, journal_rows
-from voltrade.checkpoint import CHECKPOINT, VERSION, Checkpoints
+from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import DamagedJournal, DataError, JournalError
@@ -262,8 +262,8 @@ def _compare(result: Replay, expected: deque[tuple[str, bytes]], row: journal_ro
 def _compare_checkpoint(
     result: Replay, expected: deque[tuple[str, bytes]], row: journal_rows.Row, checkpoints: Checkpoints
 ) -> None:
-    """Compare a checkpoint with the core's state; one of another version says nothing about this core."""
-    if row.fact.get("version") == VERSION:
+    """Compare a checkpoint with the core's state; one of other code says nothing about this core."""
+    if checkpoints.is_of_this_code(row.fact):
         expected.append((CHECKPOINT, journal_rows.encode_json(checkpoints.take())))
         _compare(result, expected, row)
 
