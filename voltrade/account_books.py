@@ -10,10 +10,22 @@ import numpy as np
 from numba import types
 
 from voltrade import core_rules, order_queries
-from voltrade.compiled import BARE, Record, Rows, compile_for, rows_of
+from voltrade.compiled import BARE, Record, Rows, rows_of
 from voltrade.model import Output
 from voltrade.order_states import REASONS
-from voltrade.records import ACCOUNT, ASKED, BOOKS_EVENT, HALTED_BEFORE, NOTES, SYMBOL, BooksEvent, bare, new_account
+from voltrade.plain_start import entry, is_plain
+from voltrade.records import (
+    ACCOUNT,
+    ASKED,
+    BOOKS_EVENT,
+    HALTED_BEFORE,
+    NOTES,
+    SIGNAL,
+    SYMBOL,
+    BooksEvent,
+    bare,
+    new_account,
+)
 from voltrade.risk import CircuitBreaker
 
 
@@ -26,11 +38,20 @@ def _react(accounts: Rows, symbols: Rows, events: Rows) -> int:
     return answer
 
 
-@cache
 def step() -> Callable[[Rows, Rows, Rows], int]:
-    """Return `core_rules.react` for one event, compiled when it is first needed."""
-    rows = [rows_of(dtype) for dtype in (ACCOUNT, SYMBOL, BOOKS_EVENT)]
-    return compile_for(_react, types.int64(*rows), **BARE)  # type: ignore[no-any-return]
+    """Return `core_rules.react` for one event, an `entry`."""
+    return entry(_react, _signatures()[0], **BARE)  # type: ignore[no-any-return]
+
+
+def signal_step(decide: Callable[..., None]) -> Callable[[Rows, Rows, int, Rows], None]:
+    """Return a function of accounts, symbols, the symbol's index and signals for one signal, an `entry`."""
+    return entry(decide, _signatures()[1], **BARE)  # type: ignore[no-any-return]
+
+
+@cache
+def _signatures() -> tuple[Any, Any]:
+    account, symbol, event, signal = map(rows_of, (ACCOUNT, SYMBOL, BOOKS_EVENT, SIGNAL))
+    return types.int64(account, symbol, event), types.void(account, symbol, types.int64, signal)
 
 
 class Monitor(Protocol):
@@ -70,6 +91,16 @@ class AccountBooks:
         self._reasons = list(REASONS)
         self._numbers = {text: number for number, text in enumerate(REASONS)}
         self._step = step()
+        self._signal_step: Callable[[Rows, Rows, int, Rows], None] | None = None
+
+    def take_rules(self, decide: Callable[..., None]) -> None:
+        """Take the compiled rules if they were plain, and are compiled by now; that of `signal_step` too."""
+        self._step, self._signal_step = step(), signal_step(decide)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the rules are plain Python until they are compiled."""
+        return is_plain(self._step) or (self._signal_step is not None and is_plain(self._signal_step))
 
     def column(self, name: str) -> Rows:
         """Return a field of all symbols."""
@@ -113,9 +144,11 @@ class AccountBooks:
         self.answer(event)
         return self.drain()
 
-    def on_signal(self, step: Callable[[Rows, Rows, int, Rows], None], symbol: int, signal: Rows) -> list[Output]:
-        """Call a compiled function with a signal; return its outputs in order."""
-        step(self._accounts, self._symbols, symbol, signal)
+    def on_signal(self, decide: Callable[..., None], symbol: int, signal: Rows) -> list[Output]:
+        """Call the function of `signal_step` with a signal; return its outputs in order."""
+        if self._signal_step is None:
+            self._signal_step = signal_step(decide)
+        self._signal_step(self._accounts, self._symbols, symbol, signal)
         return self.drain()
 
     def answer(self, event: BooksEvent) -> int:

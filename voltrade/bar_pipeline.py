@@ -97,6 +97,16 @@ class BarPipeline:
                 self.switch_rule_off(describe_failure(self.engine, before, bar, number, error))
         return np.zeros(1, self.engine.decision_dtype)[0]
 
+    def take_rules(self) -> None:
+        """Take the compiled rules if they were plain, and are compiled by now."""
+        self.aggregator.take_rules()
+        self.engine.take_program()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rules are plain Python until they are compiled."""
+        return self.aggregator.is_plain or self.engine.is_plain
+
     def switch_rule_off(self, why: str) -> None:
         """Don't call the rule until `switch_rule_on`, and set its state to 0; `why` becomes `rule_off`."""
         self.rule_off = why

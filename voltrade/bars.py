@@ -20,10 +20,11 @@ import numpy.typing as npt
 from numba import types
 
 from voltrade.bar_spec import BAR_SPEC, BASE, COUNT, QUOTE, STRIDE, bar_spec
-from voltrade.compiled import Record, Rows, compile_for, compiled, prefetch, record_dtype, restored, rows_of
+from voltrade.compiled import Record, Rows, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings
 from voltrade.errors import DataError
 from voltrade.model import BAR, DAY_MS, NEVER, BarResumePoint, Bools, CloseReason, Instrument, Int64s, Trades
+from voltrade.plain_start import entry, is_plain
 
 THRESHOLD = int(CloseReason.THRESHOLD)
 DAY_END = int(CloseReason.DAY_END)
@@ -334,14 +335,15 @@ def _aggregate(
     return at
 
 
+def aggregate_loop() -> Callable[..., int]:
+    """Return `_aggregate`, an `entry`."""
+    return entry(_aggregate, _signature())  # type: ignore[no-any-return]
+
+
 @cache
-def _aggregate_compiled() -> Callable[..., int]:
-    """Return `_aggregate`, compiled at the first call."""
+def _signature() -> Any:
     records = (rows_of(BAR_SPEC), rows_of(AGGREGATOR), rows_of(BAR))
-    loop: Callable[..., int] = compile_for(
-        _aggregate, types.int64(*COLUMNS, *(types.int64,) * 3, *records, types.int64[::1])
-    )
-    return loop
+    return types.int64(*COLUMNS, *(types.int64,) * 3, *records, types.int64[::1])
 
 
 def columns(trades: Trades) -> tuple[npt.NDArray[Any], ...]:
@@ -396,12 +398,21 @@ class VolumeBarAggregator:
         self.spec = bar_spec(settings, instrument)
         self.state = np.zeros(1, AGGREGATOR)
         self.state["last_trade_id"] = -1
-        self._loop = _aggregate_compiled()
+        self.take_rules()
         self._block: Trades | None = None
         """The last block; its columns are checked only once."""
         self.next_row = 0
         self._buffer, self._closing_rows = _buffers()
         self.closing_rows = _NO_ROWS
+
+    def take_rules(self) -> None:
+        """Take the compiled rules if they were plain, and are compiled by now."""
+        self._loop = aggregate_loop()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the rules are plain Python until they are compiled."""
+        return is_plain(self._loop)
 
     def process(self, trades: Trades, start: int = 0, due: int = NEVER, max_bars: int = NO_BAR_LIMIT) -> Rows:
         """Process a block of trades from index `start` and return the bars that closed, as rows of BAR.

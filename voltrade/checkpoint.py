@@ -33,7 +33,17 @@ CHECKPOINT = "Checkpoint"
 OMITTED_ATTRIBUTES = {
     "TradingCore": {"config", "symbol_states", "_books", "_answers", "_signal", "_wallet"},
     "WalletCheck": set(),
-    "AccountBooks": {"_accounts", "_symbols", "_events", "account", "symbols", "breaker", "monitors", "_step"},
+    "AccountBooks": {
+        "_accounts",
+        "_symbols",
+        "_events",
+        "account",
+        "symbols",
+        "breaker",
+        "monitors",
+        "_step",
+        "_signal_step",
+    },
     "CircuitBreaker": {"_state", "_holds", "_rules"},
     "SymbolState": {"instrument", "pipeline", "engine", "monitor", "expected_range"},
     "BarPipeline": {"aggregator", "engine", "rule_error", "_bars", "_decisions"},

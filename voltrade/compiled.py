@@ -24,6 +24,8 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -132,6 +134,27 @@ def _compiled_prefetch(column: Any, row: Any) -> Any:
     return lambda column, row: intrinsic(column, row)
 
 
+class NotKept(Exception):
+    """The cache doesn't have the compiled code of a function."""
+
+
+_IS_KEPT_ONLY: ContextVar[bool] = ContextVar("kept only", default=False)
+
+
+@contextmanager
+def kept_only() -> Iterator[None]:
+    """Load compiled code from the cache, but compile nothing within this block, in this thread.
+
+    Raises:
+        NotKept: something would have to be compiled.
+    """
+    before = _IS_KEPT_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _IS_KEPT_ONLY.reset(before)
+
+
 class _CompileNotice(event.Listener):
     """Prints once that rules are being compiled: a first run may take a minute longer than later runs."""
 
@@ -141,6 +164,8 @@ class _CompileNotice(event.Listener):
 
     def on_start(self, event: Any) -> None:
         self.depth += 1
+        if _IS_KEPT_ONLY.get():
+            raise NotKept
         if not self.is_printed:
             self.is_printed = True
             # A notebook shows stderr in red, like errors.

@@ -11,17 +11,15 @@ A signal passes the gates in the order of `GATES`, top to bottom; the first that
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
 
 from voltrade import core_rules, records, risk, wallet_check
 from voltrade.account import Account, Position
 from voltrade.account_books import AccountBooks
 from voltrade.bar_pipeline import BarPipeline
-from voltrade.compiled import BARE, Rows, compile_for, rows_of, uncompiled
+from voltrade.compiled import Rows, uncompiled
 from voltrade.config import Config, milliseconds
 from voltrade.errors import ConfigError
 from voltrade.model import (
@@ -94,15 +92,9 @@ Live trading and a backtest run this compiled function.
 """
 
 
-def _decide(accounts: Rows, symbols: Rows, index: int, signals: Rows) -> None:
+def decide(accounts: Rows, symbols: Rows, index: int, signals: Rows) -> None:
+    """Call `on_signal` for one signal of the symbol with this index."""
     on_signal(accounts[0], symbols[index], signals[0])
-
-
-@cache
-def _step() -> Callable[[Rows, Rows, int, Rows], None]:
-    """Return `on_signal` for one signal, compiled when it is first needed."""
-    kinds = (rows_of(records.ACCOUNT), rows_of(records.SYMBOL), types.int64, rows_of(records.SIGNAL))
-    return compile_for(_decide, types.void(*kinds), **BARE)  # type: ignore[no-any-return]
 
 
 class TradingCore:
@@ -162,9 +154,16 @@ class TradingCore:
         row["gate_inputs"]["market_stream_up"], row["gate_inputs"]["symbol_changed"] = True, symbol_state.is_blocked
         return symbol_state
 
-    def compile_signal_step(self) -> None:
-        """Compile what a signal needs, so that no entry waits for that."""
-        _step()
+    def take_rules(self) -> None:
+        """Take the compiled rules, also what a signal needs, so that no entry waits for it; see `plain_start`."""
+        self._books.take_rules(decide)
+        for symbol_state in self.symbol_states.values():
+            symbol_state.pipeline.take_rules()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rules are plain Python until they are compiled."""
+        return self._books.is_plain or any(each.pipeline.is_plain for each in self.symbol_states.values())
 
     # --- account and session ---------------------------------------------------------------------------------------
 
@@ -304,7 +303,7 @@ class TradingCore:
         uncompiled(core_rules.fill_signal)(
             self._signal[0], bar, row, *facts, bar == symbol_state.pipeline.count - 1, settings
         )
-        return self._books.on_signal(_step(), symbol_state.index, self._signal)
+        return self._books.on_signal(decide, symbol_state.index, self._signal)
 
     # --- orders and the account ------------------------------------------------------------------------------------
 

@@ -255,7 +255,7 @@ class LiveTradingSystem:
 
     def warm_up(self, history: History) -> None:
         """Handle the trades from before the session; without an account the core can't act on them."""
-        self.core.compile_signal_step()
+        self.core.take_rules()
         warm_up(self.handle, history)
         self.write_market()
         self._commit()

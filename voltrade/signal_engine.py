@@ -53,6 +53,7 @@ from voltrade.indicators import (
     ema_step,
 )
 from voltrade.model import BAR, Instrument, Int64s, Side, Signal, VolumeBar
+from voltrade.plain_start import entry, is_plain
 
 __all__ = [
     "AGREEMENT",
@@ -244,8 +245,17 @@ class SignalEngine:
         self._settings_as_given = self.settings_row.tobytes()
         self.scale = scale_of(instrument)
         self.bar = np.zeros(1, RULE_BAR)
-        self.program = _program(type(self), self.state.dtype, self.settings_row.dtype)
+        self.take_program()
         self.is_overridden = not isinstance(type(self).on_volume_bar, BarStep)
+
+    def take_program(self) -> None:
+        """Take the rule's program: where it was plain until it is compiled, the compiled one if there is one by now."""
+        self.program = _program(type(self), self.state.dtype, self.settings_row.dtype)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the rule is plain Python until it is compiled; one that numba can't compile is so for good."""
+        return is_plain(self.program.step_bars)
 
     @classmethod
     def warmup_of(cls, settings: SignalSettings) -> int:
@@ -594,11 +604,13 @@ _programs: dict[tuple[Any, ...], Program] = {}
 
 
 def _program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
-    """Return the program of a class for the dtypes of its state and settings; it is made once and kept."""
+    """Return the program of a class for the dtypes of its state and settings; made once and kept, unless it is plain
+    until it is compiled."""
     key = (engine, engine.on_volume_bar, engine._detect_signal, state, settings)
-    if key not in _programs:
-        _programs[key] = _make_program(engine, state, settings)
-    return _programs[key]
+    program = _programs.get(key) or _make_program(engine, state, settings)
+    if not is_plain(program.step_bars):
+        _programs[key] = program
+    return program
 
 
 def _make_program(engine: type[SignalEngine], state: np.dtype[Any], settings: np.dtype[Any]) -> Program:
@@ -626,7 +638,10 @@ def _compiled_program(engine: type[SignalEngine], step: Step, state: np.dtype[An
     bound = compiled_in_place(bind(step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
     records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _decision_dtype(engine))]
     signature = types.void(rows_of(BAR), *records)
-    return Program(bound, compile_for(bind(_step_bars, STEP=bound), signature), is_compiled=True)
+    # The built-in rule may begin as plain Python. Of another one nobody knows that it gives the same bits then, such as
+    # by `exp`, and raises the same.
+    make = entry if engine is SignalEngine else compile_for
+    return Program(bound, make(bind(_step_bars, STEP=bound), signature), is_compiled=True)
 
 
 def _plain_program(engine: type[SignalEngine], step: Step, state: np.dtype[Any], settings: np.dtype[Any]) -> Program:

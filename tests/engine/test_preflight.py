@@ -12,7 +12,8 @@ import pytest
 from support.builders import an_instrument
 from test_summary import MINUTE, NOON, left_behind
 
-from voltrade.config import Config
+from voltrade.config import Config, SignalSettings
+from voltrade.engine import preflight as preflight_module
 from voltrade.engine.checks import Check
 from voltrade.engine.preflight import _compiled, limits, preflight, used_limits
 from voltrade.model import DAY_MS, MONEY, PositionReport, Snapshot
@@ -134,9 +135,20 @@ def test_a_slow_answer_does_not_make_a_right_clock_wrong(readings: list[tuple[in
 def test_compiled_rules_that_are_kept_nowhere_start_nothing_that_risks_money(
     mode: str, is_cached: bool, is_right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead engine's successor would compile for longer than a position may lack its stop."""
+    """A dead engine's successor would run as plain Python, and compile beside that, again and again."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("VOLTRADE_CACHE", str(tmp_path if is_cached else tmp_path / "file"))
-    row = _compiled(SimpleNamespace(session=SimpleNamespace(mode=mode)))  # type: ignore[arg-type]
+    given: Any = SimpleNamespace(session=SimpleNamespace(mode=mode), signals=SignalSettings())
+    row = _compiled(given)
     assert row.ok is is_right
     assert row.found.endswith("can not be written") is not is_cached
+
+
+@pytest.mark.parametrize(
+    ("lacking", "told"), [((), "has them"), (("_react",), "lacks them: a new session compiles them first")]
+)
+def test_the_row_says_whether_the_compiled_rules_are_there_yet(
+    lacking: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight_module, "find_lacking", lambda settings: frozenset(lacking))
+    assert f", which {told}" in _compiled(Config.from_parameters()).found

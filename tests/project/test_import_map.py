@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "voltrade"
 
 TRADING_PATH = [
-    "errors", "folders", "background", "model", "compiled", "config",
+    "errors", "folders", "background", "model", "compiled", "plain_start", "config",
     "bar_spec", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline",
     "risk", "account", "order_states", "records", "order_queries", "order_rules", "position_rules", "position_timers",
     "row_facts", "core_rules", "account_books", "order_register", "snapshot_check", "order_outputs", "saved_orders",

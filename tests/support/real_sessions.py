@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from itertools import pairwise
@@ -88,10 +88,17 @@ class RealSession:
         settings: of the engine.
         strikes: for `struck_engine`.
         disk_mb: size of a disk of its own for the run and the account's ledger, which can be full; 0 for none.
+        later: variables of the environment of all engines but the first.
     """
 
     def __init__(
-        self, folder: Path, venue: str, settings: Json, strikes: Sequence[Json] = (), disk_mb: int = 0
+        self,
+        folder: Path,
+        venue: str,
+        settings: Json,
+        strikes: Sequence[Json] = (),
+        disk_mb: int = 0,
+        later: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.venue, self._settings = folder, venue, settings
         self._disk, self._handle = folder / "disk", -1
@@ -109,7 +116,7 @@ class RealSession:
         prepare(run, {**settings, "venue": venue, "begin_s": 0.0})
         plan = folder / "plan.json"
         told = [{**strike, "venue": venue} if strike["do"] == "post" else strike for strike in strikes]
-        plan.write_text(json.dumps({"marks": str(self._marks), "strikes": told}))
+        plan.write_text(json.dumps({"marks": str(self._marks), "strikes": told, "later": dict(later or {})}))
         self._awaited = len(strikes)
         command = guardian.command(run, (sys.executable, str(LAUNCHER), str(plan)))
         if disk_mb:

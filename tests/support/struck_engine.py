@@ -3,9 +3,9 @@
     python struck_engine.py PLAN RUN
 
 A guardian starts it in place of `python -m voltrade engine RUN`, and but for the strikes it runs the very same. PLAN is
-a JSON file with the names of a file for `marks` and the `strikes`. A strike comes in one life of the engine (0 is the
-first), at the `nth` time that something happens (`what`, see `Strikes.reach`) since a `phase` has begun. The file of
-marks gets a line of JSON for each life and each strike, with its time.
+a JSON file with the names of a file for `marks`, the `strikes`, and the variables of `later` lives. A strike comes in
+one life of the engine (0 is the first), at the `nth` time that something happens (`what`, see `Strikes.reach`) since a
+`phase` has begun. The file of marks gets a line of JSON for each life and each strike, with its time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _AHEAD_NS = [0]
 _time_ns = time.time_ns
 time.time_ns = lambda: _time_ns() + _AHEAD_NS[0]
 time.time = lambda: time.time_ns() / 1e9
+if __name__ == "__main__" and json.loads(os.environ.get("VOLTRADE_GUARDIAN", "{}")).get("restarts"):
+    os.environ.update(json.loads(Path(sys.argv[1]).read_text()).get("later", {}))  # before the package is imported
 
 from voltrade.engine import engine_process  # noqa: E402  (after the clock, which the engine keeps)
 from voltrade.engine.guardian import GUARDIAN  # noqa: E402

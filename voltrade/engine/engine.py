@@ -52,6 +52,7 @@ from voltrade.exchange.binance import BinanceWSManager
 from voltrade.journal import Journal
 from voltrade.live import IDLE_S, LiveTradingSystem
 from voltrade.model import Event, History, Operator, Output, ResumeState, Snapshot, Trouble
+from voltrade.plain_start import begin_plain
 from voltrade.runs import handover
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
@@ -245,8 +246,8 @@ class Engine:
     def _observer(self, wiring: Wiring, messages: SessionMessages) -> Callable[[Event | Output], None]:
         """Return a function to call with every fact: it notes commands, sends messages and records trades."""
         observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(messages), self._alarms.observe]
-        source, now = wiring.endpoint.rest, wiring.clock()
-        self._recording = recorder.recording_of(self._config.session, wiring.instrument, source, now)
+        session, source = self._config.session, wiring.endpoint.rest
+        self._recording = recorder.recording_of(session, wiring.instrument, source, wiring.clock())
         if self._recording is not None:
             observers.append(self._recording.observe)
 
@@ -333,6 +334,8 @@ class Engine:
         """For a resumed run, rebuild its core from its journal, and open the journal for further rows."""
         if self._is_new:
             return None
+        if wiring.channel is None:
+            begin_plain()  # compiling takes longer than a position may lack its stop
         found = recovery.recovered(self._dir, self.journal_type, bool(self.caretaker), self._heartbeat.advance)
         if isinstance(found, str):
             self.caretaker = self.caretaker or f"{recovery.LOST}: {found}"
@@ -452,10 +455,8 @@ class Engine:
 
     def _journal_end(self) -> dict[str, Any]:
         """Return row count and head hash of the journal for `run.json`; empty if it was not opened."""
-        if self._journal is None:
-            return {}
-        rows, head = self._journal.committed
-        return {"head": head, "rows": rows}
+        end = self._journal.committed if self._journal is not None else ()
+        return dict(zip(("rows", "head"), end, strict=False))
 
     def _note_notebook(self) -> None:
         """Note whether a notebook follows; a notebook stops following when it reads the end in `run.json`."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 from voltrade.engine.clocks import TapeClock
 from voltrade.engine.modes import RETRY_S, Wiring, waited_for
 from voltrade.engine.paper import PaperExchange
+from voltrade.engine.rule_compiler import RuleCompiler
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.live import LiveTradingSystem
 from voltrade.model import History, Snapshot
@@ -122,9 +122,7 @@ class Resumption:
         await self._feed.start(None, hold=True, is_user_awaited=False)
         if isinstance(self._wiring.gateway, PaperExchange):
             self._wiring.gateway.open()
-        # The loop looks after the position meanwhile: it may have to compile.
-        threading.Thread(target=self._system.core.compile_signal_step, name="compile", daemon=True).start()
-        await asyncio.gather(self._catch_up(), self._make_table())
+        await asyncio.gather(self._catch_up(), self._make_table(), RuleCompiler(self._system).run())
 
     async def _make_table(self) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from voltrade.compiled import IS_PLAIN
 from voltrade.engine.warmup import Progress
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
@@ -19,7 +20,7 @@ def engine_status(
     loading: Progress | None,
     journal: Journal | None,
 ) -> dict[str, Any]:
-    """Return state, what the session tells, alarms that sound, how far loading is, and the journal's end.
+    """Return state, form of the rules, what the session tells, alarms that sound, loading, and the journal's end.
 
     Args:
         state: of the run, by its record; a session that has finished is told as ending until the record says so.
@@ -28,6 +29,7 @@ def engine_status(
     """
     status: dict[str, Any] = {}
     if system is not None:
+        status["rules"] = "plain Python" if IS_PLAIN or system.core.is_plain else "compiled"
         if state == "running" and system.core.finished:
             status["state"] = ENDING
         status |= system.status(tape_trades)

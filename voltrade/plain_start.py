@@ -1,0 +1,59 @@
+"""Rules that begin as plain Python where the cache lacks them, until another process has compiled them.
+
+Compiling takes 40 s, for which an engine that comes back would not look after its position. After `begin_plain()` an
+entry point (a rule that Python calls) is compiled only if the cache has its code; else it is the same function as plain
+Python, with all that it calls. Both change the same records and give the same bits, so that one may take the place of
+the other between two events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from voltrade.compiled import NotKept, compile_for, kept_only, uncompiled
+
+_LACKING: ContextVar[set[str] | None] = ContextVar("lacking", default=None)
+"""Names of the entry points that the cache lacked; None where they are compiled at once. Tasks and threads that a task
+starts have its set."""
+
+_compiled: dict[tuple[str, Any], Callable[..., Any]] = {}
+_plain: set[Callable[..., Any]] = set()
+
+
+def begin_plain() -> None:
+    """From now on compile no entry point in this task, and in what it starts: one that the cache lacks is plain."""
+    _LACKING.set(set())
+
+
+def lacking() -> frozenset[str]:
+    """Return the names of the entry points that were plain, since the cache lacked them, when they were asked for."""
+    return frozenset(_LACKING.get() or ())
+
+
+def entry(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
+    """Return an entry point: compiled, as `compile_for` does; or plain Python, see `begin_plain`.
+
+    One that was plain stays so until it is in `_compiled`, which another thread may see to: to look into the cache
+    takes time.
+    """
+    key, names = (function.__qualname__, signature), _LACKING.get()
+    if key not in _compiled and names is None:
+        _compiled[key] = compile_for(function, signature, **options)
+    if key not in _compiled and names is not None and key[0] not in names:
+        try:
+            with kept_only():
+                _compiled[key] = compile_for(function, signature, **options)
+        except NotKept:
+            names.add(key[0])
+    if key in _compiled:
+        return _compiled[key]
+    found = uncompiled(function)
+    _plain.add(found)
+    return found
+
+
+def is_plain(function: Callable[..., Any]) -> bool:
+    """Return whether `entry` has returned a function as plain Python, to be replaced by its compiled code."""
+    return function in _plain
