@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from voltrade.compiled import NotKept, compile_for, kept_only, uncompiled
 
@@ -49,9 +52,52 @@ def entry(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
             names.add(key[0])
     if key in _compiled:
         return _compiled[key]
-    found = uncompiled(function)
+    found = _plain_entry(function)
     _plain.add(found)
     return found
+
+
+@cache
+def _plain_entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function as plain Python, which sees the rows that it is given as `_Row`.
+
+    Most rows are given again and again, and making a view of them takes as long as a rule.
+    """
+    rule, before, seen = uncompiled(function), list[Any](), list[Any]()
+
+    def plain_rule(*given: Any) -> Any:
+        if len(before) != len(given):
+            before[:], seen[:] = [None] * len(given), [None] * len(given)
+        for place, value in enumerate(given):
+            if value is not before[place]:
+                before[place], seen[place] = value, value.view(_quick(value.dtype)) if _is_rows(value) else value
+        return rule(*seen)
+
+    return plain_rule
+
+
+class _Row(np.void):  # type: ignore[misc]  # numpy's stubs call it final
+    """A record whose fields are looked up in C. `numpy.record` does it in Python, for most of the time of a rule."""
+
+    __getattr__ = np.void.__getitem__
+    __setattr__ = np.void.__setitem__
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.names is not None
+
+
+@cache
+def _quick(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype with `_Row` in place of each record, those in its fields too."""
+    if dtype.subdtype is not None:
+        return np.dtype((_quick(dtype.subdtype[0]), dtype.subdtype[1]))
+    if dtype.names is None or dtype.fields is None:
+        return dtype
+    places = [dtype.fields[name] for name in dtype.names]
+    formats, offsets = [_quick(place[0]) for place in places], [place[1] for place in places]
+    layout = {"names": dtype.names, "formats": formats, "offsets": offsets, "itemsize": dtype.itemsize}
+    return np.dtype((_Row, np.dtype(layout, align=dtype.isalignedstruct)))  # type: ignore[call-overload]
 
 
 def is_plain(function: Callable[..., Any]) -> bool:

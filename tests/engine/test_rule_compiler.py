@@ -78,13 +78,22 @@ def test_a_process_that_dies_is_told_and_tried_again(
         process.send_signal(end)
         return process
 
+    async def lacking(settings: SignalSettings) -> frozenset[str]:
+        return frozenset({"_react"})  # this process has them, of an earlier test
+
     monkeypatch.setattr(asyncio, "create_subprocess_exec", watched)
+    monkeypatch.setattr(rule_compiler, "in_thread", lacking)
     with (empty / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         system = System()
         run(system)
     assert [told.text.partition(";")[0] for told in system.told] == [f"its process ended with -{int(end)}"]
     assert len(started) == 2
+
+
+def test_one_that_has_nothing_to_compile_ends_well(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert asyncio.run(compile_beside(SignalSettings())) == ""
 
 
 def test_one_that_takes_too_long_is_killed(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,10 +97,8 @@ class RuleCompiler:
         settings = self._core.config.signals
         try:
             wrong = await compile_beside(settings)
-            if wrong:
-                return wrong
             if left := await in_thread(settings):
-                return f"the cache still lacks {', '.join(sorted(left))}"
+                return wrong or f"the cache still lacks {', '.join(sorted(left))}"
         except Exception as error:  # whatever it is, no session must end for it
             return f"{type(error).__name__}: {error}"
         self._core.take_rules()
@@ -151,7 +149,7 @@ def main() -> int:
 
 
 def _end_with_engine() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # a buffered read would keep Python from its end
     os._exit(1)
 
 
