@@ -189,9 +189,10 @@ def test_a_session_that_trades_no_more_says_so_before_its_record_does(
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"parameters": Config().parameters(), "state": "running"}))
     engine = Engine(tmp_path)
-    system = SimpleNamespace(core=SimpleNamespace(finished=finished), status=lambda _: {})
+    system = SimpleNamespace(core=SimpleNamespace(finished=finished, is_plain=finished), status=lambda _: {})
     monkeypatch.setattr(engine, "_system", system)
     assert engine._status()["state"] == state
+    assert engine._status()["rules"] == ("plain Python" if finished else "compiled")
 
 
 @pytest.mark.parametrize("is_journaled", [True, False])
