@@ -12,8 +12,8 @@ import pytest
 from support.builders import an_instrument
 from test_summary import MINUTE, NOON, left_behind
 
-from voltrade.config import Config, SignalSettings
-from voltrade.engine import preflight as preflight_module
+from voltrade.config import Config
+from voltrade.engine import doctor
 from voltrade.engine.checks import Check
 from voltrade.engine.preflight import _compiled, limits, preflight, used_limits
 from voltrade.model import DAY_MS, MONEY, PositionReport, Snapshot
@@ -138,17 +138,16 @@ def test_compiled_rules_that_are_kept_nowhere_start_nothing_that_risks_money(
     """A dead engine's successor would run as plain Python, and compile beside that, again and again."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("VOLTRADE_CACHE", str(tmp_path if is_cached else tmp_path / "file"))
-    given: Any = SimpleNamespace(session=SimpleNamespace(mode=mode), signals=SignalSettings())
-    row = _compiled(given)
+    row = _compiled(SimpleNamespace(session=SimpleNamespace(mode=mode)))  # type: ignore[arg-type]
     assert row.ok is is_right
     assert row.found.endswith("can not be written") is not is_cached
 
 
 @pytest.mark.parametrize(
-    ("lacking", "told"), [((), "has them"), (("_react",), "lacks them: a new session compiles them first")]
+    ("lacking", "told"), [((), "there"), (("_react",), "not there yet; a new session compiles first")]
 )
 def test_the_row_says_whether_the_compiled_rules_are_there_yet(
     lacking: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight_module, "find_lacking", lambda settings: frozenset(lacking))
-    assert f", which {told}" in _compiled(Config.from_parameters()).found
+    monkeypatch.setattr(doctor, "find_lacking", lambda settings: frozenset(lacking))
+    assert f": {told}" in doctor._compiled_code(Config.from_parameters()).found

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from voltrade.bar_spec import bar_spec
-from voltrade.compiled import cache_home
+from voltrade.compiled import IS_PLAIN, cache_home
 from voltrade.config import Config
 from voltrade.data.symbol_threshold import MOST_DAYS, bars_by_days, bars_fault, day_by_range, symbol_threshold
 from voltrade.data.tape import load_tape
@@ -27,6 +27,7 @@ from voltrade.engine.order_sizes import size
 from voltrade.engine.paper import PaperExchange
 from voltrade.engine.permission import permit
 from voltrade.engine.preflight import limits, notifications, preflight
+from voltrade.engine.rule_compiler import find_lacking
 from voltrade.errors import ConfigError, DataError, ExchangeError, SessionError, VoltradeError
 from voltrade.exchange.credentials import Credentials
 from voltrade.runs.ledger_file import accounts_home
@@ -35,7 +36,11 @@ from voltrade.simulated.symbols import shipped_instrument
 
 async def examine(config: Config, environment: Mapping[str, str] = os.environ) -> list[Check]:
     """Return the start-up rows of a session with these settings."""
-    checks = [*_machine(environment), notifications(Notifier(environment, "")), *_permission(config, environment)]
+    checks = [
+        *_machine(config, environment),
+        notifications(Notifier(environment, "")),
+        *_permission(config, environment),
+    ]
     checks += [_threshold(config)]
     if any(check.item == "keys" for check in checks):
         return checks
@@ -125,14 +130,26 @@ async def _bars_a_day(wiring: Wiring) -> Check:
     return Check("bars a day", f"{found}: {fault}" if fault else found, wanted, not fault)
 
 
-def _machine(environment: Mapping[str, str]) -> list[Check]:
-    runs, cache = Path("runs"), cache_home()
+def _machine(config: Config, environment: Mapping[str, str]) -> list[Check]:
+    runs = Path("runs")
     return [
         Check("python", platform.python_version()),
         Check("runs", str(runs.resolve()), "a folder that can be written", os.access(runs, os.W_OK)),
         _ledgers(environment),
-        Check("compiled code", str(cache), "a folder that can be written", _can_be_written(cache)),
+        _compiled_code(config),
     ]
+
+
+def _compiled_code(config: Config) -> Check:
+    """Return the row about the compiled rules: where they are kept, and whether they are there yet."""
+    cache = cache_home()
+    if IS_PLAIN:
+        found = "none: VOLTRADE_PLAIN runs all rules as plain Python"
+    elif find_lacking(config.signals):
+        found = f"{cache}: not there yet; a new session compiles first, one that comes back begins as plain Python"
+    else:
+        found = f"{cache}: there"
+    return Check("compiled code", found, "a folder that can be written", _can_be_written(cache))
 
 
 def _ledgers(environment: Mapping[str, str]) -> Check:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from voltrade.compiled import IS_PLAIN, cache_home, is_kept
+from voltrade.compiled import cache_home, is_kept
 from voltrade.config import Config, Resume, RiskSettings
 from voltrade.engine.account_checks import account_checks, contract, position, rights_check
 from voltrade.engine.account_settings import mended_refusals, settings_checks
@@ -23,7 +23,6 @@ from voltrade.engine.clocks import offset_text
 from voltrade.engine.modes import Wiring
 from voltrade.engine.notifier import Notifier
 from voltrade.engine.order_sizes import simulated_size
-from voltrade.engine.rule_compiler import find_lacking
 from voltrade.exchange.account_facts import symbol_facts
 from voltrade.exchange.proxies import without_password
 from voltrade.model import MONEY, Instrument, Snapshot, moment_text, money_text
@@ -111,20 +110,10 @@ async def _rights(wiring: Wiring) -> list[Check]:
 
 
 def _compiled(config: Config) -> Check:
-    """Return the row about the compiled rules: where they are kept, and whether they are there yet."""
+    """Return the row about where the compiled rules are kept; where they can't be, each engine compiles them anew."""
     is_right = is_kept() or config.session.mode not in ("demo", "live")
-    found = f"{cache_home()}, which {_how_kept(config)}"
+    found = f"{cache_home()}{'' if is_kept() else ', which can not be written'}"
     return Check("compiled rules", found, "kept in a folder that can be written (VOLTRADE_CACHE names it)", is_right)
-
-
-def _how_kept(config: Config) -> str:
-    if IS_PLAIN:
-        return "is not used: VOLTRADE_PLAIN runs all rules as plain Python"
-    if not is_kept():
-        return "can not be written"
-    if not find_lacking(config.signals):
-        return "has them"
-    return "lacks them: a new session compiles them first, one that comes back begins as plain Python"
 
 
 async def _holdings(
