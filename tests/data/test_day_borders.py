@@ -67,7 +67,7 @@ def test_funding_rows_are_counted_at_both_ends_of_a_day(hours: tuple[int, ...], 
     [
         ((8, 8, 8), (24, 8), 0),
         ((8, 8, 8), (24, 4), 0),  # which may be the interval that begins there
-        ((8, 8, 8), (28, 4), 1),  # 20:00; 24:00 is of the next day
+        ((8, 8, 8), (28, 4), 0),  # 24:00 is of the next day; of 20:00 nothing says whether it was due
         ((8, 8, 4), (24, 8), 1),  # 12:00, or 20:00 if it states the interval that begins at 16:00
         ((8, 8, 4), (24, 0), 1),  # 20:00
         ((8, 8, 4), None, 1),

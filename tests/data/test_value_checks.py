@@ -22,7 +22,7 @@ from voltrade.data.stored_day import Metadata
 from voltrade.data.tape import stored_trades
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, HOUR_MS, Funding, Int64s
-from voltrade.simulated.mark_columns import mark_columns, missing_fundings
+from voltrade.simulated.mark_columns import funding_holes, mark_columns
 from voltrade.simulated.symbols import shipped_instrument
 
 BTCUSDT = shipped_instrument("BTCUSDT")
@@ -244,7 +244,7 @@ def test_a_rate_at_the_bound_is_taken_and_a_price_of_0_has_one_fault() -> None:
 def test_missing_funding_is_counted_up_to_the_end(hours: tuple[int, ...], until: int, missing: list[int]) -> None:
     hour, begin = HOUR_MS, start_of(DAY)
     times = begin + np.array(hours) * hour
-    found = missing_fundings(Funding(times, times * 0), begin - 1, begin + until * hour)
+    found = funding_holes(Funding(times, times * 0), begin - 1, begin + until * hour).missing
     assert ((found - begin) // hour).tolist() == missing
 
 

@@ -202,12 +202,14 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
         print(f"trades: none was made on {days_text(fetcher.without_trades)}, as the ids around join")
     if fetcher.unproven:
         print(f"trades: nothing says that the archive's days are whole, since {fetcher.unproven}")
+    if fetcher.unasked:
+        print(f"funding: nothing says that the archive's days have all rows, since {fetcher.unasked}")
     for (kind, day), rows in fetcher.rows_missing.items():
         print(f"{kind.name}: {rows:,} rows are missing on {day}, at REST too")
     _print_incomplete(incomplete)
     _print_stored(store, given.symbol, kinds, first, last)
     refused = any(inspection.refused for inspection in fetcher.found)
-    lacks = fetcher.ids_filled < fetcher.ids_missing or fetcher.rows_missing or fetcher.unproven
+    lacks = fetcher.ids_filled < fetcher.ids_missing or fetcher.rows_missing or fetcher.unproven or fetcher.unasked
     return 1 if refused or store.unreadable or fetcher.contradicted or incomplete or lacks else 0
 
 

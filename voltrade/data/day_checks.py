@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -133,6 +133,9 @@ class _Neighbours:
         due, interval_ms = self._due(span), known_interval_ms(self.day.symbol)
         following = rows_of_next_day(self.store, self.kind, self.day)
         inspection = inspect_values(name, columns, LAYOUTS[self.kind], policies, span, due, interval_ms, following)
+        if self.day.metadata.asked:
+            findings = tuple(each for each in inspection.findings if each.fault != "open_interval")
+            inspection = replace(inspection, findings=findings)
         return compared_with_trades(self.store, self.day.symbol, inspection, policies)
 
     def _due(self, span: Span) -> Span | None:

@@ -6,17 +6,19 @@ proven where its first id follows the last one of the day before, or where REST 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date, timedelta
 
 import numpy as np
 
-from voltrade.data.kinds import TRADES, Column, Kind, days_between, start_of
+from voltrade.data.kinds import FUNDING, TRADES, Column, Kind, day_of, days_between, start_of
 from voltrade.data.store import Store
 from voltrade.data.stored_day import StoredDay, ids_between
 from voltrade.errors import DataError
-from voltrade.model import MINUTE_MS
-from voltrade.simulated.mark_columns import whole_minutes
+from voltrade.model import DAY_MS, MINUTE_MS, Funding
+from voltrade.simulated.mark_columns import funding_holes, whole_minutes
 
 
 def open_edges(before: StoredDay | None, day: StoredDay, after: StoredDay | None) -> tuple[str, ...]:
@@ -45,6 +47,23 @@ def open_days(store: Store, symbol: str, first: date, last: date) -> tuple[str, 
         if first <= day.day <= last and (edges := open_edges(before, day, after)):
             found.append(f"{day.day} ({' and '.join(edges)})")
     return tuple(found)
+
+
+def open_fundings(
+    store: Store, symbol: str, funding: Funding | None, first: date, last: date
+) -> Iterator[tuple[date, int]]:
+    """Yield days of a range on which the interval of funding changes, and of how many rows nothing says whether they
+    are missing."""
+    end, one = start_of(last) + DAY_MS, timedelta(1)
+    known = [rows for rows in (funding, store.funding(symbol, last + one, last + one)) if rows is not None]
+    if funding is None:
+        return
+    columns = (np.concatenate(each) for each in zip(*((r.time, r.rate_e8, r.interval_ms) for r in known), strict=True))
+    unknown = funding_holes(Funding(*columns), start_of(first) - 1, end + DAY_MS).unknown
+    for day, count in Counter(map(day_of, unknown[unknown < end].tolist())).items():
+        stored = store.day(FUNDING, symbol, day)
+        if stored is None or not stored.metadata.asked:
+            yield day, count
 
 
 def due_from(store: Store, symbol: str, day: date) -> int:

@@ -80,6 +80,11 @@ FAULTS: dict[str, Fault] = {
     "open_day": Fault(
         "trades around a day, or REST, must say that it is whole; `data fetch` asks", _FLAG, (_REFUSE, _FLAG)
     ),
+    "open_interval": Fault(
+        "where the interval of funding changes, REST must say whether rows are missing; `data fetch` asks",
+        _FLAG,
+        (_REFUSE, _FLAG),
+    ),
     "other_market": Fault("trades must be of USD-M Futures, not of spot or COIN-M", _REFUSE, (_REFUSE, _FLAG)),
     "other_symbol": Fault("the file, and every row, must be of the symbol", _REFUSE, (_REFUSE, _DROP, _FLAG)),
     "empty": Fault("the file must hold at least one trade", _REFUSE, (_REFUSE, _FLAG)),

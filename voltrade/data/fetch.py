@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import first_due, open_edges, rows_of_next_day
+from voltrade.data.day_edges import first_due, open_edges, open_fundings, rows_of_next_day
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
@@ -59,6 +59,7 @@ class Fetcher:
         rows_missing: rows that are still missing in days that are over, by kind and day, but for trades.
         without_trades: days on which no trade was made, as the ids of the days around them join.
         unproven: why nothing says that the days of files are whole; empty where REST or other days say it.
+        unasked: why REST wasn't asked for funding rates that files lack; empty where it was.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Fetcher:
         self.ids_missing = self.ids_filled = 0
         self.rows_missing: dict[tuple[Kind, date], int] = {}
         self.without_trades: list[date] = []
-        self.unproven = ""
+        self.unproven = self.unasked = ""
         self._asked: set[tuple[int, int]] = set()
         """First and last ids of gaps that REST was asked for."""
         self._slots = asyncio.Semaphore(downloads)
@@ -116,6 +117,8 @@ class Fetcher:
             if kind is TRADES:
                 await self._join_days(first, last)
                 self._tell_days_without_trades(first, last)
+            if kind is FUNDING:
+                await self._ask_for_fundings(first, last)
             today = day_of(self._now())
             self.rows_missing |= {(kind, day): rows for day, rows in self._lacking(kind, first, last).items()}
             incomplete += [(kind, day) for day in self._incomplete(kind, first, last) if day < today]
@@ -286,6 +289,17 @@ class Fetcher:
         before = self._store.day(TRADES, symbol, first - timedelta(1))
         return before if before and before.metadata.ends and before.metadata.made_of == "aggTrades" else None
 
+    async def _ask_for_fundings(self, first: date, last: date) -> None:
+        """Ask REST for the funding rates of days of files on which the interval changes: rows may be lost there."""
+        symbol, days = self._instrument.symbol, list[date]()
+        with suppress(DataError):  # verify tells of rows that can't be read
+            rates = self._store.funding(symbol, first, last)
+            days = [day for day, _ in open_fundings(self._store, symbol, rates, first, last)]
+        try:
+            await self._from_rest(FUNDING, [day for day in days if (FUNDING, day) not in self.contradicted])
+        except DataError as error:
+            self.unasked = f"REST can't be asked: {error}"
+
     async def _fetch_series(self, kind: Kind, first: date, end: int) -> None:
         """Store mark prices or funding rates from a day on, up to `end`."""
         symbol, start = self._instrument.symbol, start_of(first)
@@ -298,7 +312,7 @@ class Fetcher:
             if kind is MARKS:  # without the minute that isn't over
                 columns = tuple(column[columns[0] <= end - MINUTE_MS] for column in columns)
             if len(columns[0]):
-                metadata = _metadata_of_series(columns[0])
+                metadata = replace(_metadata_of_series(columns[0]), asked=kind is FUNDING)
                 with self._keeping_contradictions(kind):
                     await asyncio.to_thread(self._store.add, kind, symbol, columns, columns[0], metadata, whole=whole)
 

@@ -12,16 +12,19 @@ import pyarrow as pa
 import pyarrow.compute
 
 from voltrade.data.faults import DEFAULT_POLICIES, Findings, Inspection, Policies, Span, unreadable
-from voltrade.data.row_checks import MICROSECONDS_FROM, first_and_last, ids_missing_before, order_by_key, outside_span
+from voltrade.data.row_checks import (
+    MICROSECONDS_FROM,
+    first_and_last,
+    ids_missing_before,
+    order_by_key,
+    outside_span,
+    utc_text,
+)
 from voltrade.data.trade_files import CUT, may_be_cut, multiples, read_cells
 from voltrade.data.value_checks import values_wrong
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Int64s
-from voltrade.simulated.mark_columns import (
-    USUAL_FUNDING_MS,
-    missing_fundings,
-    whole_minutes,
-)
+from voltrade.simulated.mark_columns import USUAL_FUNDING_MS, FundingHoles, funding_holes, whole_minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +155,26 @@ def rows_missing(
     times = columns[0]
     if layout.step:
         return np.maximum(ids_missing_before(times // layout.step), 0), _missing_at_edges(times, layout.step, span)
+    missing = holes_of(columns, span, interval_ms, following).missing
+    before = np.diff(np.searchsorted(missing, times), prepend=np.searchsorted(missing, times[:1]))
+    return before, len(missing) - int(before.sum())
+
+
+def holes_of(
+    columns: Sequence[Int64s], span: Span | None, interval_ms: int, following: Sequence[Int64s]
+) -> FundingHoles:
+    """Return which funding rows aren't there in a span, or between the first and the last row; see `rows_missing`."""
+    times = columns[0]
     if not len(times):
-        return np.empty(0, np.int64), 0
+        return FundingHoles(times, times)
     # A day's first row is due at its first moment, give or take a minute.
     due = (span[0] - MINUTE_MS, span[1] - MINUTE_MS) if span else (int(times[0]), int(times[-1]))
     until, known = due[1], columns
     if span and following and columns[2][-1] and following[2][0]:  # both state their interval
         known = [np.append(column, later) for column, later in zip(columns, following, strict=True)]
         until = max(until, int(known[0][-1]))
-    missing = missing_fundings(Funding(known[0], known[1], known[2] * HOUR_MS), due[0], until, interval_ms)
-    missing = missing[missing <= due[1]]
-    before = np.diff(np.searchsorted(missing, times), prepend=np.searchsorted(missing, times[:1]))
-    return before, len(missing) - int(before.sum())
+    holes = funding_holes(Funding(known[0], known[1], known[2] * HOUR_MS), due[0], until, interval_ms)
+    return FundingHoles(*(each[each <= due[1]] for each in holes))
 
 
 def _missing_at_edges(times: Int64s, step: int, span: Span | None) -> int:
@@ -193,6 +204,9 @@ def _examined_series(
     found.where("id_gap", missing > 0, number, f"{lost}; the row after the first gap", times)
     if at_edges:
         found.add("id_gap", np.empty(0, np.int64), f"{lost}, at the begin or end")
+    if not layout.step and len(unknown := holes_of(columns, due, interval_ms, following).unknown):
+        detail = f"nothing says whether {len(unknown)} rows are missing from {utc_text(unknown[0])} on"
+        found.add("open_interval", number[times > unknown[0]][:1], detail)
     keep = np.ones(len(number), np.bool_)
     if layout.positive:
         is_positive = np.all([column > 0 for column in values], axis=0)

@@ -304,7 +304,7 @@ class Store:
             day = day_of(int(times[start]))
             is_whole = whole is not None and whole[0] <= day <= whole[1]
             of_day = _metadata_of_day(metadata, kind, columns[0], (start, end), is_whole)
-            of_day = replace(of_day, whole=is_whole and lossless)
+            of_day = replace(of_day, whole=is_whole and lossless, asked=is_whole and metadata.asked)
             part = [np.asarray(column[start:end]) for column in columns]
             with collect_contradictions(contradicted, day):
                 edges = (int(part[0][0]), int(part[0][-1]))

@@ -54,6 +54,8 @@ class Metadata:
     """Whether REST, or the trade before it, says that its first row is the day's first. A file alone proves nothing."""
     end_proven: bool = False
     """Whether REST, or the trade after it, says that its last row is the day's last."""
+    asked: bool = False
+    """Whether REST was asked for all funding rates of the day, so that what lacks is missing there too."""
     symbol: str = ""
     """Written by the store; older files don't state it."""
     raw_first: int | None = None
@@ -157,6 +159,7 @@ def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
         is_listing=next((each for each in listing if each is not None), None),
         sources={source: found for each in contents for source, found in each.metadata.sources.items()},
         whole=any(each.metadata.whole for each in contents),
+        asked=any(each.metadata.asked for each in contents),
         first=first,
         last=last,
         raw_first=min(raw_firsts) if None not in raw_firsts else None,

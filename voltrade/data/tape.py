@@ -22,7 +22,7 @@ import numpy.typing as npt
 from voltrade.compiled import source_key
 from voltrade.config import SessionSettings
 from voltrade.data.archive_files import checksum_path
-from voltrade.data.day_edges import open_days
+from voltrade.data.day_edges import open_days, open_fundings
 from voltrade.data.faults import TAPE_POLICIES, Inspection
 from voltrade.data.file_checks import inspect_file
 from voltrade.data.kinds import TRADES, day_of
@@ -76,7 +76,7 @@ class Tape:
     funding: Funding | None = None
     """Funding rates of the exchange; None where none is known. Rows may be missing."""
     open_days: tuple[str, ...] = ()
-    """Days of the store of which nothing says that they are whole."""
+    """Days of the store of which nothing says that they are whole, or have all funding rates."""
 
     def sha256(self) -> str:
         """Return a hash of its trades, mark prices and funding rates."""
@@ -135,7 +135,7 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
     """
     store = store or Store()
     first, last = _days_of(name, instrument)
-    trades = store.trades(instrument, first, last)
+    trades, funding = store.trades(instrument, first, last), store.funding(instrument.symbol, first, last)
     missing = ids_missing_before(trades.id)
     gaps = {"id_gaps": int(np.count_nonzero(missing)), "ids_missing": int(missing.sum())}
     report = _report(trades, len(trades), **gaps)
@@ -146,8 +146,12 @@ def stored_trades(name: str, instrument: Instrument, store: Store | None = None)
         report,
         f"store, {symbol} {first}{until}",
         marks=store.marks(symbol, first, last),
-        funding=store.funding(symbol, first, last),
-        open_days=(*open_days(store, symbol, first, last), *_lost_at_edges(store, trades, first, last)),
+        funding=funding,
+        open_days=(
+            *open_days(store, symbol, first, last),
+            *_lost_at_edges(store, trades, first, last),
+            *(f"{day} ({n} funding rates)" for day, n in open_fundings(store, symbol, funding, first, last)),
+        ),
     )
 
 

@@ -180,41 +180,73 @@ def _recorded_prices(marks: Marks, times: Int64s, last_prices: Int64s) -> tuple[
 
 
 def fundings_missing(funding: Funding, first: int, last: int, known_ms: int = USUAL_FUNDING_MS) -> int:
-    """Count the funding rows that are missing after `first` and up to `last`; see `missing_fundings`."""
-    return len(missing_fundings(funding, first, last, known_ms))
+    """Count the funding rows that are missing after `first` and up to `last`; see `funding_holes`."""
+    return len(funding_holes(funding, first, last, known_ms).missing)
 
 
-def missing_fundings(funding: Funding, first: int, last: int, known_ms: int = USUAL_FUNDING_MS) -> Int64s:
-    """Return the times of funding rows that are missing after `first` and up to `last`, by the intervals of the others.
+class FundingHoles(NamedTuple):
+    """The times of funding rows that aren't there, ms UTC."""
 
-    Where the interval changes, a row may state the one that ends at it or the one that begins at it: no source says
-    which. Rows are missing only if they are by either reading; taken is the one by which fewer are, and the one that
-    ends where both miss as many.
+    missing: Int64s
+    unknown: Int64s
+    """Rows where the interval changes that are due by one of two readings of the others, and not by the other."""
+
+
+def funding_holes(funding: Funding, first: int, last: int, known_ms: int = USUAL_FUNDING_MS) -> FundingHoles:
+    """Return the times of funding rows that aren't there after `first` and up to `last`, by the others' intervals.
+
+    A row states the interval that ends at it, or the one that begins at it: no source says which. So where two rows in
+    turn state different ones, the gap between them is read both ways. By as many as the two readings agree in, rows
+    are missing; whether the others of the reading that misses more are, isn't known. Gaps in turn are read together.
 
     Args:
         known_ms: the symbol's interval today, where it is known; see `known_intervals`.
     """
     rows = each_once(funding)
     if not len(rows.time):
-        return first + known_ms * np.arange(1, (last - first) // known_ms + 1, dtype=np.int64)
-    known, stated = known_intervals(rows.time, known_ms, first, last), rows.interval_ms
-    ending = funding_intervals(rows, known)
-    found = _missing_by(rows.time, ending, int(ending[-1]), first, last)
-    if stated is None or not len(found):
-        return found
-    before = funding_intervals(replace(rows, interval_ms=np.append(stated[:1], stated[:-1])), known)
-    by_begin = _missing_by(rows.time, before, int(ending[-1]), first, last)
-    return by_begin if len(by_begin) < len(found) else found
+        due = first + known_ms * np.arange(1, (last - first) // known_ms + 1, dtype=np.int64)
+        return FundingHoles(due, due[:0])
+    ending = funding_intervals(rows, known_intervals(rows.time, known_ms, first, last))
+    inside, unknown = _between(rows.time, ending, _beginning(rows.interval_ms, ending))
+    before = np.arange(rows.time[0] - ending[0], first, -ending[0])
+    after = np.arange(rows.time[-1] + ending[-1], last + 1, ending[-1])
+    missing = np.sort(np.concatenate([before, inside, after]))
+    return FundingHoles(*(each[(each > first) & (each <= last)] for each in (missing, unknown)))
 
 
-def _missing_by(times: Int64s, intervals: Int64s, after_ms: int, first: int, last: int) -> Int64s:
-    """Return when rows are missing, by the interval that ends at each row, and the one after the last row."""
-    between = np.rint(np.diff(times) / intervals[1:]).astype(np.int64) - 1
-    missing = np.maximum(np.append((times[0] - first - 1) // intervals[0], between), 0)
-    number = np.concatenate([np.arange(count, 0, -1) for count in missing])
-    due = np.repeat(times, missing) - number * np.repeat(intervals, missing)
-    due = np.append(due, np.arange(times[-1] + after_ms, last + 1, after_ms))
-    return np.asarray(due[(due > first) & (due <= last)], np.int64)
+def _beginning(stated: Int64s | None, ending: Int64s) -> Int64s:
+    """Return the intervals that end at rows if each row states the one that begins at it, where that is known."""
+    if stated is None:
+        return ending
+    both = (stated[1:] > 0) & (stated[:-1] > 0)
+    return np.asarray(np.append(ending[:1], np.where(both, stated[:-1], ending[1:])))
+
+
+def _between(times: Int64s, ending: Int64s, beginning: Int64s) -> tuple[Int64s, Int64s]:
+    """Return the times of rows that are missing between others, and of those of which that isn't known."""
+    counts = np.stack([_rows_between(np.diff(times), intervals[1:]) for intervals in (ending, beginning)])
+    differs = counts[0] != counts[1]
+    turn = np.cumsum(np.diff(differs, prepend=np.False_) & differs) * differs  # gaps in turn that differ; 0 for others
+    of_turn = np.stack([np.bincount(turn, each, 1) for each in counts])[:, turn]
+    gap, number = zip(*(_numbered(each) for each in counts), strict=True)
+    by_end = times[1:][gap[0]] - number[0] * ending[1:][gap[0]]
+    by_begin = times[:-1][gap[1]] + number[1] * beginning[1:][gap[1]]
+    is_end = ~differs | (of_turn[0] <= of_turn[1])  # the reading that misses fewer
+    told = np.append(by_end[is_end[gap[0]]], by_begin[~is_end[gap[1]]])
+    open_gap = differs & (of_turn[0] != of_turn[1])
+    other = np.append(by_end[~is_end[gap[0]]], by_begin[(is_end & open_gap)[gap[1]]])
+    return told, np.setdiff1d(other, told)
+
+
+def _rows_between(gaps: Int64s, intervals: Int64s) -> Int64s:
+    """Return how many rows of an interval are due within each gap; up to half an hour is none."""
+    return np.asarray(np.maximum(-((HOUR_MS // 2 - gaps) // intervals) - 1, 0))
+
+
+def _numbered(counts: Int64s) -> tuple[Int64s, Int64s]:
+    """Return, for each of the rows that are due in gaps, the gap and the row's number from 1."""
+    gap = np.repeat(np.arange(len(counts)), counts)
+    return gap, np.arange(1, len(gap) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def known_intervals(times: Int64s, known_ms: int, first: int, last: int) -> Int64s:
