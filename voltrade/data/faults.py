@@ -26,6 +26,9 @@ class Policy(StrEnum):
     """The whole file is refused."""
     DROP = "drop"
     """The rows are dropped; their ids are then missing, which taints the bars around them."""
+    FEW = "few"
+    """Some rows of marks, of funding or of a page of REST are dropped (see `few_of`); for more, or a row of a file of
+    trades, the file is refused."""
     FLAG = "flag"
     """The rows are kept and counted, and corrected where the rule says how."""
 
@@ -41,13 +44,17 @@ class Fault:
     allowed: tuple[Policy, ...]
 
 
-_REFUSE, _DROP, _FLAG = Policy.REFUSE, Policy.DROP, Policy.FLAG
+_REFUSE, _DROP, _FLAG, _FEW = Policy.REFUSE, Policy.DROP, Policy.FLAG, Policy.FEW
 
 FAULTS: dict[str, Fault] = {
     "checksum": Fault("the bytes must be those that the CHECKSUM file states", _REFUSE, (_REFUSE, _FLAG)),
     "unreadable": Fault("the file must be readable as trades", _REFUSE, (_REFUSE,)),
     "missing_side": Fault("every row must say whether the buyer was the maker", _REFUSE, (_REFUSE, _DROP)),
-    "bad_value": Fault("numbers must be plain, multiples of tick, step or 1, and in bounds", _REFUSE, (_REFUSE, _DROP)),
+    "bad_value": Fault(
+        "numbers must be plain, multiples of tick, step or 1, and in bounds; few: 10 or 1 % of marks, funding, REST",
+        _FEW,
+        (_FEW, _REFUSE, _DROP),
+    ),
     "impossible_value": Fault(
         "mark prices must lie between low and high, rates and intervals in bounds", _DROP, (_REFUSE, _DROP)
     ),
@@ -207,8 +214,9 @@ def whole_file(fault: str, policies: Policies, detail: str) -> Finding:
 class Findings:
     """Collects the faults that are found while rows are checked."""
 
-    def __init__(self, policies: Policies) -> None:
-        self.policies = policies
+    def __init__(self, policies: Policies, few: int = 0) -> None:
+        """Take the policies, and how many rows `Policy.FEW` drops."""
+        self.policies, self._few = policies, few
         self._rows: dict[str, list[Int64s]] = {}
         self._detail: dict[str, str] = {}
 
@@ -226,11 +234,19 @@ class Findings:
 
     @property
     def refused(self) -> bool:
-        return any(self.policies[name] is Policy.REFUSE for name in self._rows)
+        return any(finding.policy is Policy.REFUSE for finding in self.all())
 
     def all(self) -> tuple[Finding, ...]:
-        return tuple(
-            Finding(name, self.policies[name], np.unique(np.concatenate(self._rows[name])), self._detail[name])
-            for name in FAULTS
-            if name in self._rows
-        )
+        rows = {name: np.unique(np.concatenate(self._rows[name])) for name in FAULTS if name in self._rows}
+        return tuple(Finding(name, self._policy(name, each), each, self._detail[name]) for name, each in rows.items())
+
+    def _policy(self, name: str, rows: Int64s) -> Policy:
+        """Return what is done about a fault of some rows."""
+        if self.policies[name] is not Policy.FEW:
+            return self.policies[name]
+        return Policy.DROP if len(rows) <= self._few else Policy.REFUSE
+
+
+def few_of(rows: int) -> int:
+    """Return up to how many bad rows are dropped; more are no accident, but other data, or other units."""
+    return max(10, rows // 100)

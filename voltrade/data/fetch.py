@@ -4,8 +4,8 @@ Days that are complete in the store are not fetched again, so an interrupted fet
 months are fetched as one file where the archive has it, other days one by one, several at a time. Trades that are in
 no file yet, and gaps within a day or between days, are requested over REST by id; so are mark prices and funding rates
 that a file lacks. Rows are stored under the policies of their faults (see `faults`). A refused file leaves its days as
-they were, and so does a day whose rows contradict the stored ones; both are reported. A refused page of REST ends the
-fetch, but for gaps of days that came in files, which are then reported.
+they were, but that REST is asked for mark prices and funding rates, and so does a day whose rows contradict the stored
+ones; both are reported. A bad row of REST is dropped alone, a refused page of trades ends the fetch of trades.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, day_of, days_betwe
 from voltrade.data.mark_basis import compared_with_trades
 from voltrade.data.midnights import resolve_midnights
 from voltrade.data.readable_store import ReadableStore
-from voltrade.data.rest_pages import RestPages
+from voltrade.data.rest_pages import PageRefused, RestPages
 from voltrade.data.series_checks import rows_missing
 from voltrade.data.sources import TRADES_PER_PAGE, Archive, RestHistory
 from voltrade.data.store import Store
@@ -104,25 +104,35 @@ class Fetcher:
             Days that are over and still incomplete.
 
         Raises:
-            DataError: archive or REST can't be reached, or a page of REST is refused.
+            DataError: archive or REST can't be reached, or a page of trades is refused; then other kinds are fetched.
         """
+        refused: list[PageRefused] = []
         incomplete: list[tuple[Kind, date]] = []
         last = min(last, day_of(self._now()))
         with self._keeping_contradictions(TRADES):
             await asyncio.to_thread(self._store.compact, self._instrument.symbol)
         for kind in kinds:
-            refused = await self._from_archive(kind, self._fetchable(kind, first, last))
-            lacking = [*self._fetchable(kind, first, last), *self._lacking(kind, first, last)]
-            await self._from_rest(kind, sorted({*lacking} - refused))
-            if kind is TRADES:
-                await self._join_days(first, last)
-                self._tell_days_without_trades(first, last)
-            if kind is FUNDING:
-                await self._ask_for_fundings(first, last)
+            try:
+                await self._fetch_kind(kind, first, last)
+            except PageRefused as error:
+                refused.append(error)
             today = day_of(self._now())
             self.rows_missing |= {(kind, day): rows for day, rows in self._lacking(kind, first, last).items()}
             incomplete += [(kind, day) for day in self._incomplete(kind, first, last) if day < today]
+        if refused:
+            raise refused[0]
         return incomplete
+
+    async def _fetch_kind(self, kind: Kind, first: date, last: date) -> None:
+        refused = await self._from_archive(kind, self._fetchable(kind, first, last))
+        lacking = {*self._fetchable(kind, first, last), *self._lacking(kind, first, last)}
+        # What a file of trades is refused for may be that the symbol's units were others then: REST has the same.
+        await self._from_rest(kind, sorted(lacking - refused if kind is TRADES else lacking))
+        if kind is TRADES:
+            await self._join_days(first, last)
+            self._tell_days_without_trades(first, last)
+        if kind is FUNDING:
+            await self._ask_for_fundings(first, last)
 
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
         symbol = self._instrument.symbol

@@ -1,4 +1,8 @@
-"""Pages of Binance's REST, inspected like files: each fault is reported, and a page that is refused ends the fetch."""
+"""Pages of Binance's REST, inspected like files: each fault is reported.
+
+Bad rows are dropped where they are few. A page of mark prices or funding rates that is refused is left out; one of
+trades ends the trades' fetch, as nothing says where the next page begins.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, Policy, whole_file
+from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, Policy, few_of, unreadable, whole_file
 from voltrade.data.file_checks import LAYOUTS
 from voltrade.data.kinds import FUNDING, MARKS, Kind
 from voltrade.data.series_checks import MARK_KLINES, inspect_cells
@@ -24,6 +28,9 @@ from voltrade.model import MINUTE_MS, Instrument, Int64s, Trades
 from voltrade.simulated.mark_columns import whole_minutes
 
 Rows = TypeVar("Rows")
+
+Page = tuple[list[Any], Mapping[str, str | int]]
+"""The rows of an answer, and where each of our columns is in them."""
 
 ANY_ID = 1 << 62
 """Above all ids."""
@@ -39,6 +46,10 @@ TRADE_KEYS = {"id": "a", "price": "p", "quantity": "q", "time": "T", "is_buyer_m
 
 _MARK_PLACES = {name: place for place, name in enumerate(MARK_KLINES.columns)}
 _FUNDING_KEYS = {"calc_time": "fundingTime", "last_funding_rate": "fundingRate"}
+
+
+class PageRefused(DataError):
+    """A page of trades has a fault for which it isn't taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,38 +106,39 @@ class RestPages:
         ids, wrong = multiples(cells["id"], Decimal(1))
         wanted = {ours: cells[ours].filter(pa.array(ids < before)) for ours in cells}
         columns = Columns(name, "aggTrades", tuple(TRADE_KEYS.values()), wanted, _line_numbers(wanted["id"]))
-        trades = self._accepted(inspect_columns([columns], self._instrument, self._policies))
+        inspection = inspect_columns([columns], self._instrument, self._policies, few=few_of(len(rows)))
+        if (trades := self._accepted(inspection)) is None:
+            raise PageRefused(f"{name}: {inspection.refused}")
         next_id = int(ids.max(where=~wrong, initial=from_id)) + 1
         return TradePage(trades, next_id, is_last=len(rows) < TRADES_PER_PAGE)
 
     async def series(self, kind: Kind, start: int, end: int) -> AsyncIterator[tuple[Int64s, ...]]:
         """Yield the columns of each page of mark prices or funding rates in a span of time."""
-        layout = LAYOUTS[kind]
-        async for cells in self._marks(start, end) if kind is MARKS else self._funding(start, end):
-            numbers = _line_numbers(cells[layout.time])
-            inspection = inspect_cells(f"REST {kind.name}", cells, numbers, layout, self._policies)
-            yield self._accepted(await asyncio.to_thread(self._compare, inspection))
+        layout, name = LAYOUTS[kind], f"REST {kind.name}"
+        async for page in self._marks(start, end) if kind is MARKS else self._funding(start, end):
+            try:
+                cells = _cells(name, *page)
+            except DataError as error:
+                self.found.append(unreadable(name, kind.name, error))
+                continue
+            inspection = inspect_cells(name, cells, _line_numbers(cells[layout.time]), layout, self._policies)
+            if (columns := self._accepted(await asyncio.to_thread(self._compare, inspection))) is not None:
+                yield columns
 
-    async def _marks(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
+    async def _marks(self, start: int, end: int) -> AsyncIterator[Page]:
         async for page in self._rest.marks(self._instrument.symbol, start, end):
-            yield _cells("REST markPriceKlines", page, _MARK_PLACES)
+            yield page, _MARK_PLACES
 
-    async def _funding(self, start: int, end: int) -> AsyncIterator[dict[str, pa.Array]]:
+    async def _funding(self, start: int, end: int) -> AsyncIterator[Page]:
         async for page in self._rest.funding(self._instrument.symbol, start, end):
             rows, told = with_specials(page)
             if told:
                 finding = whole_file("special_funding", DEFAULT_POLICIES, ", ".join(told))
                 self.found.append(Inspection("REST fundingRate", FUNDING.name, len(page), (finding,), None))
-            yield _cells("REST fundingRate", rows, _FUNDING_KEYS)
+            yield rows, _FUNDING_KEYS
 
-    def _accepted(self, inspection: Inspection[Rows]) -> Rows:
-        """Return the accepted rows of a page, and keep its faults.
-
-        Raises:
-            DataError: the page is refused.
-        """
-        if inspection.accepted is None:
-            raise DataError(f"{inspection.name}: {inspection.refused}")
+    def _accepted(self, inspection: Inspection[Rows]) -> Rows | None:
+        """Return the accepted rows of a page, None where it is refused; and keep its faults."""
         if findings := tuple(finding for finding in inspection.findings if finding.fault not in PAGE):
             self.found.append(replace(inspection, findings=findings, accepted=None))
         return inspection.accepted

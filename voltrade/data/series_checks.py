@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from voltrade.data.faults import DEFAULT_POLICIES, Findings, Inspection, Policies, Span, unreadable
+from voltrade.data.faults import DEFAULT_POLICIES, Findings, Inspection, Policies, Span, few_of, unreadable
 from voltrade.data.row_checks import (
     MICROSECONDS_FROM,
     first_and_last,
@@ -93,7 +93,7 @@ def inspect_cells(
     Args:
         is_cut: whether the last row may be cut, see `trade_files.may_be_cut`.
     """
-    found = Findings(policies)
+    found = Findings(policies, few_of(len(number)))
     columns = []
     bad = found.where("cut_line", is_cut & (number == number.max(initial=0)), number, CUT)
     for column, unit in ((layout.time, Decimal(1)), *((value, E8) for value in layout.values)):

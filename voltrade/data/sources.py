@@ -170,7 +170,7 @@ class RestHistory:
             if not page:
                 return
             yield page
-            start = int(page[-1][0]) + MINUTE_MS
+            start = _time_of(page[-1], 0) + MINUTE_MS
 
     async def funding(self, symbol: str, start: int, end: int) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield pages of the funding rates in a span of time."""
@@ -179,8 +179,8 @@ class RestHistory:
             page = await self._get("fundingRate", wanted, _OTHER_WEIGHT)
             if not page:
                 return
-            last = int(page[-1]["fundingTime"])
-            whole = [row for row in page if int(row["fundingTime"]) < last - MINUTE_MS]
+            last = _time_of(page[-1], "fundingTime")
+            whole = [row for row in page if _time_of(row, "fundingTime") < last - MINUTE_MS]
             if len(page) == RATES_PER_PAGE and whole:  # a special rate of the last time may be on the next page
                 yield whole
                 start = last - MINUTE_MS
@@ -191,6 +191,18 @@ class RestHistory:
     async def _get(self, endpoint: str, wanted: Wanted, weight: int) -> Any:
         await self._budget.spend(weight)
         return await self._http.json(f"{self._address}/fapi/v1/{endpoint}", wanted, self._budget.pause)
+
+
+def _time_of(row: Any, key: str | int) -> int:
+    """Return the time of a row, from which the next page goes on.
+
+    Raises:
+        DataError: the row has none.
+    """
+    try:
+        return int(row[key])
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise DataError(f"REST: rows must have a time at {key}, was {str(row)[:200]}") from None
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------

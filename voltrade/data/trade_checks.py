@@ -59,9 +59,15 @@ def inspect_columns(
     policies: Policies = DEFAULT_POLICIES,
     span: Span | None = None,
     is_cut: bool = False,
+    few: int = 0,
 ) -> Inspection[Trades]:
-    """Inspect trades that are read as columns, in at least one batch; `is_cut` as in `series_checks.inspect_cells`."""
-    found = Findings(policies)
+    """Inspect trades that are read as columns, in at least one batch.
+
+    Args:
+        is_cut: as in `series_checks.inspect_cells`.
+        few: how many rows `Policy.FEW` drops.
+    """
+    found = Findings(policies, few)
     parts: list[TradeRows] = []
     read = 0
     for columns in batches:
