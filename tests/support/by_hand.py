@@ -55,7 +55,7 @@ def enter(
     row = signals[0]
     row.bar, row.side, row.price = bar, side, quantity
     row.stop_ticks, row.take_profit_ticks = stop_distance, take_profit_distance
-    return monitor._books.on_signal(_ENTER, monitor._index, signals)
+    return _call(monitor, _ENTER, signals)
 
 
 def leave(monitor: OrderMonitor, time: int, reason: str) -> list[Output]:
@@ -76,4 +76,9 @@ def is_protected(monitor: OrderMonitor) -> bool:
 def _take(monitor: OrderMonitor, step: Callable[..., None], wish: BooksEvent) -> tuple[list[Output], Any]:
     wishes = np.zeros(1, BOOKS_EVENT)
     wishes[0] = wish
-    return monitor._books.on_signal(step, monitor._index, wishes), wishes[0]
+    return _call(monitor, step, wishes), wishes[0]
+
+
+def _call(monitor: OrderMonitor, step: Callable[..., None], rows: Rows) -> list[Output]:
+    step(monitor._books._accounts, monitor._books._symbols, monitor._index, rows)
+    return monitor._books.drain()
