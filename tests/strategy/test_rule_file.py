@@ -8,6 +8,7 @@ import py_compile
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import nbformat
@@ -165,7 +166,7 @@ def test_a_record_that_was_altered_with_the_copy_is_refused(run: Path) -> None:
     facts = json.loads((run / "run.json").read_text())
     name = f"{run}/rule/adx.py:Adx"
     (run / "run.json").write_text(json.dumps(facts | {"rule_sha256": RuleFile.named(name).sha256, "state": "running"}))
-    engine, wiring = Engine(run), cast(Any, None)  # a journal that can be read needs none
+    engine, wiring = Engine(run), cast(Any, SimpleNamespace(channel="of lockstep"))
     engine._identify()
     with pytest.raises(ConfigError, match="must be the one that the run was begun with"):
         engine._recover(wiring)
