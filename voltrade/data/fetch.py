@@ -383,7 +383,8 @@ class Fetcher:
             page = await self._pages.trade_page(0)
             is_listing = len(page.trades) > 0 and int(page.trades.id[0]) == stored.first
             prove = partial(self._store.prove_begin, is_listing=is_listing)
-            await asyncio.to_thread(prove, stored.symbol, stored.day, stored.first)
+            with suppress(DataError):  # verify tells of rows that can't be read
+                await asyncio.to_thread(prove, stored.symbol, stored.day, stored.first)
 
     async def _prove_begin(self, stored: StoredDay, first: int | None) -> None:
         """Keep that a day begins with its first trade, or fetch those before it; `first` is the one that REST names."""
