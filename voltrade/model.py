@@ -291,7 +291,9 @@ class Funding:
     time: Int64s
     rate_e8: Int64s
     interval_ms: Int64s | None = None
-    """The interval that ends at each row; 0, or None for all, where it isn't known."""
+    """The interval of each row; 0, or None for all, where it isn't known; below 0 where no regular rate is due."""
+    special_e8: Int64s | None = None
+    """Special rates that are paid beside; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,8 @@ def test_a_day_of_contradicting_rates_spoils_no_other(tmp_path: Path, run: Run) 
         begin = BEGIN + number * DAY_MS
         times = begin + np.array(hours) * HOUR_MS
         times[np.flatnonzero(np.diff(times) == 0) + 1] += 7
-        rates = np.arange(len(times)) + 10_000
+        rates = np.full(len(times), 10_000)
+        rates[2] += number  # of the second day's 08:00
         made = Metadata.of_values({"file": {}}, begins=True, ends=True)
         store.add(FUNDING, "BTCUSDT", (times, rates, times * 0 + 8), times, made, whole=(DAYS[number], DAYS[number]))
     status, words = run("verify")

@@ -385,9 +385,12 @@ def test_a_special_rate_beside_the_regular_one_is_paid_too(
     server.files.clear()
     days = ("--from", str(DAY), "--to", str(DAY), "--kinds", "funding")
     status, words = run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
-    assert (status, f"special_funding: at {SPECIAL} -0.00250000 to 0.00010000 [flag]" in words) == (0, True), words
-    times, rates, _ = Store(tmp_path / "store").rows(FUNDING, "BTCUSDT", DAY)
-    assert rates.tolist() == [10_000, -240_000, 10_000]
+    assert (status, f"special_funding: at {SPECIAL} -0.00250000 beside the regular rate [flag]" in words) == (
+        0,
+        True,
+    ), words
+    times, rates, _, special = Store(tmp_path / "store").rows(FUNDING, "BTCUSDT", DAY)
+    assert (rates.tolist(), special.tolist()) == ([10_000] * 3, [0, -250_000, 0])
     assert times[1] == SPECIAL
     assert run("verify")[0] == 0
 
@@ -395,16 +398,15 @@ def test_a_special_rate_beside_the_regular_one_is_paid_too(
 @pytest.mark.parametrize(
     ("page", "rates"),
     [
-        (_page(ANY), ["0.00010000", "-0.00240000", "0.00010000"]),
-        (_page(ANY, SPECIAL + 7), ["0.00010000", "-0.00240000", "0.00010000"]),
-        (_page(ANY, SPECIAL + 40_000), ["0.00010000", "-0.00240000", "0.00010000"]),
-        (_page(ANY, SPECIAL - 300_000), ["0.00010000", "-0.00240000", "0.00010000"]),
-        (_page(ANY, SPECIAL + 300_001), ["0.00010000", "0.00010000", "-0.00250000", "0.00010000"]),
-        (_page(ANY, each=2), ["0.00010000", "-0.00490000", "0.00010000"]),
-        (_page(ANY, SPECIAL + 3_600_000), ["0.00010000", "0.00010000", "-0.00250000", "0.00010000"]),
-        ([*_page(ANY)[:1], {"fundingTime": "x", "fundingRate": "1", "rateType": "Special"}], ["0.00010000", "1"]),
-        ([{"fundingTime": 1, "fundingRate": "a"}], ["a"]),
+        (_page(ANY), ["0.00010000 0 0", "0.00010000 -0.00250000 0", "0.00010000 0 0"]),
+        (_page(ANY, SPECIAL + 7), ["0.00010000 0 0", "0.00010000 -0.00250000 0", "0.00010000 0 0"]),
+        (_page(ANY, each=2), ["0.00010000 0 0", "0.00010000 -0.00500000 0", "0.00010000 0 0"]),
+        (_page(ANY, SPECIAL + 3_600_000)[1:], ["0.00010000 0 0", "0 -0.00250000 -1", "0.00010000 0 0"]),
+        (_page(ANY, SPECIAL + 3_600_000, 2)[2:], ["0 -0.00500000 -1", "0.00010000 0 0"]),
+        ([{"fundingTime": "x", "fundingRate": "1", "rateType": "Special"}], ["1 0 0"]),
+        ([{"fundingTime": 1, "fundingRate": "a"}], ["a 0 0"]),
     ],
 )
-def test_special_rates_are_added_to_the_regular_one_of_their_time(page: list[Any], rates: list[str]) -> None:
-    assert [row["fundingRate"] for row in with_specials(page)[0]] == rates
+def test_special_rates_are_put_beside_the_regular_one_of_their_minute(page: list[Any], rates: list[str]) -> None:
+    told = [f"{row['fundingRate']} {row['special']} {row['hours']}" for row in with_specials(page)[0]]
+    assert told == rates

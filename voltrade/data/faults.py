@@ -71,7 +71,7 @@ FAULTS: dict[str, Fault] = {
         "an id must be in one day only; dropped are both of its rows, and REST is asked", _DROP, (_REFUSE, _DROP)
     ),
     "special_funding": Fault(
-        "a special funding rate, as of a dividend, is added to the regular one of its time: both are paid",
+        "a special funding rate, as of a dividend, is paid beside the regular one of its time, or alone",
         _FLAG,
         (_FLAG,),
     ),

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.archive_files import ArchiveFile, checksum_path
 from voltrade.data.coverage import known_interval_ms
-from voltrade.data.day_edges import first_due, open_edges, open_fundings, rows_of_next_day
+from voltrade.data.day_edges import first_due, open_edges, rows_of_next_day
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies
 from voltrade.data.file_checks import LAYOUTS, inspect_file, store_file
 from voltrade.data.gaps import Gap, gaps_of, grouped
@@ -300,11 +300,9 @@ class Fetcher:
         return before if before and before.metadata.ends and before.metadata.made_of == "aggTrades" else None
 
     async def _ask_for_fundings(self, first: date, last: date) -> None:
-        """Ask REST for the funding rates of days of files on which the interval changes: rows may be lost there."""
-        symbol, days = self._instrument.symbol, list[date]()
-        with suppress(DataError):  # verify tells of rows that can't be read
-            rates = self._store.funding(symbol, first, last)
-            days = [day for day, _ in open_fundings(self._store, symbol, rates, first, last)]
+        """Ask REST for the funding rates of days of files: they lack special ones, and rows at a change of interval."""
+        stored = [day for day in self._store.days(FUNDING, self._instrument.symbol) if first <= day.day <= last]
+        days = [day.day for day in stored if day.complete and not day.metadata.asked]
         try:
             await self._from_rest(FUNDING, [day for day in days if (FUNDING, day) not in self.contradicted])
         except DataError as error:

@@ -30,8 +30,10 @@ TRADES = Kind("trades", ("id", "price", "quantity", "time", "is_buyer_maker"), 1
 """AggTrades: ticks, lots, ms UTC."""
 MARKS = Kind("marks", ("time", "open", "high", "low", "close"), MINUTE_MS)
 """Mark price klines of one minute: open time in ms UTC, prices in 1e-8 of the quote asset."""
-FUNDING = Kind("funding", ("time", "rate", "interval_hours"), 0, optional=("interval_hours",))
-"""Funding rates: ms UTC, 1e-8, and the interval that ends at the row."""
+FUNDING = Kind("funding", ("time", "rate", "interval_hours", "special"), 0, optional=("interval_hours", "special"))
+"""Funding rates: ms UTC, 1e-8, the interval of the row, and a special rate in 1e-8 that is paid beside."""
+NO_REGULAR = -1
+"""The interval at a special rate, as of a dividend, that has no regular one of its time."""
 KINDS = {kind.name: kind for kind in (TRADES, MARKS, FUNDING)}
 
 

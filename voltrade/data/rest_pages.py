@@ -7,6 +7,7 @@ trades ends the trades' fetch, as nothing says where the next page begins.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from voltrade.data.faults import DEFAULT_POLICIES, Inspection, Policies, Policy, few_of, unreadable, whole_file
 from voltrade.data.file_checks import LAYOUTS
-from voltrade.data.kinds import FUNDING, MARKS, Kind
+from voltrade.data.kinds import FUNDING, MARKS, NO_REGULAR, Kind
 from voltrade.data.series_checks import MARK_KLINES, inspect_cells
 from voltrade.data.sources import TRADES_PER_PAGE, RestHistory
 from voltrade.data.trade_checks import inspect_columns
@@ -38,14 +39,16 @@ ANY_ID = 1 << 62
 PAGE: Policies = dict.fromkeys(("one_sided", "id_gap", "empty"), Policy.FLAG)
 """Faults that a page may have: it covers a moment only, and missing ids are noticed in the store."""
 
-SAME_TIME_MS = 5 * MINUTE_MS
-"""A special funding rate so near to a regular one is paid with it."""
-
 TRADE_KEYS = {"id": "a", "price": "p", "quantity": "q", "time": "T", "is_buyer_maker": "m"}
 """Our names of the columns of an aggTrade, and Binance's."""
 
 _MARK_PLACES = {name: place for place, name in enumerate(MARK_KLINES.columns)}
-_FUNDING_KEYS = {"calc_time": "fundingTime", "last_funding_rate": "fundingRate"}
+_FUNDING_KEYS = {
+    "calc_time": "fundingTime",
+    "last_funding_rate": "fundingRate",
+    "funding_interval_hours": "hours",
+    "special_rate": "special",
+}
 
 
 class PageRefused(DataError):
@@ -145,29 +148,33 @@ class RestPages:
 
 
 def with_specials(page: list[Any]) -> tuple[list[Any], list[str]]:
-    """Return a page of funding rates with special ones added to the regular one of their time, and what was added.
+    """Return a page of funding rates with special ones beside the regular one of their minute, and what was found.
 
-    The exchange pays both, as rows of one time, or some seconds apart (`SAME_TIME_MS`), whose `rateType` is Regular and
-    Special. A special rate without a regular one of its time is a row of its own. A page with a row that can't be read
-    is returned as it is.
+    The exchange pays both, as rows of one time whose `rateType` is Regular and Special. A special rate without a
+    regular one of its time is a row of its own; so is one that can't be read, which is dropped as a bad value later.
     """
     told = []
     try:
-        rows = [row for row in page if row.get("rateType") != "Special"]
-        times = np.array([int(row["fundingTime"]) for row in rows], np.int64)
+        rows = [{**row, **_REGULAR} for row in page if row.get("rateType") != "Special"]
+        place = {_minute_of(row): row for row in rows}
         for row in (row for row in page if row.get("rateType") == "Special"):
-            apart = np.abs(times - int(row["fundingTime"]))
-            number = int(np.argmin(apart)) if len(apart) else 0
-            if not len(apart) or apart[number] > SAME_TIME_MS:
-                rows.append(row)
-                told.append(f"at {row['fundingTime']} {row['fundingRate']} alone")
+            if not _NUMBER.fullmatch(str(row["fundingRate"])):
+                rows.append({**row, **_REGULAR})
                 continue
-            regular = rows[number]["fundingRate"]
-            rows[number] = {**rows[number], "fundingRate": f"{Decimal(regular) + Decimal(row['fundingRate']):f}"}
-            told.append(f"at {row['fundingTime']} {row['fundingRate']} to {regular}")
-    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError):
-        return page, []
+            if _minute_of(row) not in place:
+                rows.append({**row, **_REGULAR, "fundingRate": "0", "hours": str(NO_REGULAR)})
+                place[_minute_of(row)] = rows[-1]
+            beside = place[_minute_of(row)]
+            beside["special"] = f"{Decimal(beside['special']) + Decimal(row['fundingRate']):f}"
+            told.append(f"at {row['fundingTime']} {row['fundingRate']} {_BESIDE[beside['hours']]}")
+    except (AttributeError, KeyError, TypeError, ValueError):  # a row without a time
+        return [{**row, **_REGULAR} if isinstance(row, dict) else row for row in page], []
     return sorted(rows, key=_minute_of), told
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_REGULAR = {"special": "0", "hours": "0"}
+_BESIDE = {"0": "beside the regular rate", str(NO_REGULAR): "alone"}
 
 
 def _minute_of(row: Any) -> int:

@@ -41,6 +41,8 @@ class SeriesLayout:
     positive: bool
     hours: tuple[str, ...] = ()
     """Columns of whole hours, which not all sources have: 0 where they are missing."""
+    special: tuple[str, ...] = ()
+    """Columns of rates that are paid beside, which only REST has. It states no hours: 0, or `NO_REGULAR`."""
     zero: tuple[str, ...] = ()
     """Columns that must be 0 in every row; otherwise the file holds other data under the same name."""
 
@@ -63,6 +65,7 @@ FUNDING_RATES = SeriesLayout(
     step=0,
     positive=False,
     hours=("funding_interval_hours",),
+    special=("special_rate",),
 )
 
 E8 = Decimal("0.00000001")
@@ -103,10 +106,17 @@ def inspect_cells(
     for column in layout.hours:
         if column in cells:
             hours, wrong = multiples(cells[column], Decimal(1))
+            is_stated = "special_rate" not in cells  # REST says nothing of hours
             rule = f"{column} must be a number of hours"
             bad |= found.where("bad_value", wrong, number, rule, cells[column])
-            bad |= found.where("impossible_value", ~wrong & (hours == 0), number, rule, cells[column])
+            bad |= found.where("impossible_value", ~wrong & (hours == 0) & is_stated, number, rule, cells[column])
         columns.append(hours if column in cells else np.zeros(len(number), np.int64))
+    for column in layout.special:
+        rates = np.zeros(len(number), np.int64)
+        if column in cells:
+            rates, wrong = multiples(cells[column], E8)
+            bad |= found.where("bad_value", wrong, number, f"{column} must be a multiple of {E8:f}", cells[column])
+        columns.append(rates)
     for column in layout.zero:
         counts, _ = multiples(cells[column], E8)
         bad |= found.where("bad_value", counts != 0, number, f"{column} must be 0", cells[column])
@@ -211,7 +221,10 @@ def _examined_series(
     if layout.positive:
         is_positive = np.all([column > 0 for column in values], axis=0)
         keep &= ~found.where("not_positive", ~is_positive, number, "prices must be positive")
-    outside = outside_span(times, span, number, found)
+    # A funding row some milliseconds before a month's end is in its file, and is the next day's first.
+    begin, end = span or (0, 0)
+    is_inside = np.isin(number, rows[0][(rows[1] >= begin) & (rows[1] < end)])
+    outside = outside_span(times, span, number, found, is_inside)
     keep &= ~outside
     if not keep.any() and not found.refused:
         found.add("empty", np.empty(0, np.int64), "must hold at least one row, has none")
@@ -231,7 +244,7 @@ def _in_order(layout: SeriesLayout, rows: tuple[Int64s, ...], found: Findings) -
     """Sort rows by time, and drop repeated ones; times of funding are whole minutes."""
     number, times, *values = rows
     times = times if layout.step else whole_minutes(times)
-    compared = values[:-1] if layout.hours and not values[-1].all() else values  # not all sources state hours
+    compared = values if layout.step or values[1].all() else [values[0], *values[2:]]  # not all sources state hours
     order = order_by_key("time", times, compared, number, found)
     columns = (number, times, *values)
     return columns if order is None else tuple(column[order] for column in columns)

@@ -196,7 +196,7 @@ class Store:
             DataError: a stored value is out of bounds, see `value_checks`.
         """
         columns = self._range(FUNDING, symbol, first, last)
-        return None if columns is None else Funding(columns[0], columns[1], columns[2] * HOUR_MS)
+        return None if columns is None else Funding(columns[0], columns[1], columns[2] * HOUR_MS, columns[3])
 
     def rows(self, kind: Kind, symbol: str, day: date) -> list[Column]:
         """Return the columns of a day, with recorded parts.

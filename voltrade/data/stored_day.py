@@ -197,7 +197,8 @@ def merged_rows(contents: Sequence[FileContent], kind: Kind, path: str, day: dat
     kept = [column[~repeated] for column in columns]
     for number, name in enumerate(kind.columns):
         if name in kind.optional:  # what one source states and the other doesn't is known
-            np.maximum.at(kept[number], np.cumsum(~repeated) - 1, columns[number])
+            stated = columns[number] != 0
+            kept[number][(np.cumsum(~repeated) - 1)[stated]] = columns[number][stated]
     return kept
 
 

@@ -106,6 +106,8 @@ class Tape:
             columns += [(self.marks.time, each) for each in (self.marks.time, self.marks.price_e8)]
         if self.funding:
             columns += [(self.funding.time, each) for each in (self.funding.time, self.funding.rate_e8)]
+            special = self.funding.special_e8
+            columns += [(self.funding.time, special)] if special is not None and special.any() else []
         return columns
 
 

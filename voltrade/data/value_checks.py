@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from voltrade.data.kinds import FUNDING, MARKS
+from voltrade.data.kinds import FUNDING, MARKS, NO_REGULAR
 from voltrade.errors import DataError
 from voltrade.model import HOUR_MS, Bools, Int64s
-from voltrade.simulated.mark_columns import MOST_FUNDING_E8, USUAL_FUNDING_MS, e8_text, rates_beyond
+from voltrade.simulated.mark_columns import MOST_FUNDING_E8, MOST_SPECIAL_E8, USUAL_FUNDING_MS, e8_text, rates_beyond
 
 _INTERVALS = [hours for hours in range(1, USUAL_FUNDING_MS // HOUR_MS + 1) if USUAL_FUNDING_MS // HOUR_MS % hours == 0]
 """Hours between two funding times. Each divides the longest, so that all symbols pay at the times of the longest."""
@@ -28,8 +28,11 @@ def values_wrong(kind: str, columns: Sequence[Int64s]) -> Iterator[tuple[Bools, 
         yield from _told(positive & (low > np.minimum(opened, closed)), "low must be at most open and close", low)
     elif kind == FUNDING.name:
         most, hours = e8_text(MOST_FUNDING_E8), columns[2]
+        special = columns[3] if len(columns) > 3 else np.zeros_like(hours)
         yield from _told(rates_beyond(columns[1]), f"last_funding_rate must be from -{most} to {most}", columns[1])
-        odd, known = (hours != 0) & ~np.isin(hours, _INTERVALS), ", ".join(map(str, _INTERVALS))
+        yield from _told(rates_beyond(special, MOST_SPECIAL_E8), "special_rate must be from -1 to 1", special)
+        is_alone = (hours == NO_REGULAR) & (special != 0)
+        odd, known = (hours != 0) & ~is_alone & ~np.isin(hours, _INTERVALS), ", ".join(map(str, _INTERVALS))
         if odd.any():
             yield odd, f"funding_interval_hours must be one of {known}", list(map(str, hours))
 

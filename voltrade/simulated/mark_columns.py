@@ -27,6 +27,10 @@ MOST_FUNDING_E8 = 10_000_000
 """The highest funding rate that is believed, 10 %. Binance caps rates at a few percent; more is in another unit."""
 
 
+MOST_SPECIAL_E8 = 100_000_000
+"""The highest special rate that is believed: a dividend of the whole price."""
+
+
 class MarkColumns(NamedTuple):
     """The mark prices of a tape, as columns of equal length."""
 
@@ -86,9 +90,9 @@ def mark_columns(
     return MarkColumns(times, following, prices, rates, due, is_last_price)
 
 
-def rates_beyond(rates_e8: Int64s) -> Bools:
+def rates_beyond(rates_e8: Int64s, most_e8: int = MOST_FUNDING_E8) -> Bools:
     """Return which funding rates are too high or too low to be believed."""
-    return np.asarray((rates_e8 > MOST_FUNDING_E8) | (rates_e8 < -MOST_FUNDING_E8))
+    return np.asarray((rates_e8 > most_e8) | (rates_e8 < -most_e8))
 
 
 def e8_text(value: int) -> str:
@@ -135,13 +139,14 @@ def whole_minutes(times: Int64s) -> Int64s:
 
 
 def _believed(funding: Funding) -> Funding:
-    """Return recorded funding rates, each once, if all are in bounds."""
+    """Return recorded funding rates, each once and special ones added, if all are in bounds."""
     beyond = rates_beyond(funding.rate_e8)
     if beyond.any():
         at = int(np.argmax(beyond))
         most, rate = e8_text(MOST_FUNDING_E8), e8_text(funding.rate_e8[at])
         raise DataError(f"funding: rate must be from -{most} to {most}, was {rate} at {funding.time[at]}")
-    return each_once(funding)
+    rows = each_once(funding)
+    return rows if rows.special_e8 is None else replace(rows, rate_e8=rows.rate_e8 + rows.special_e8, special_e8=None)
 
 
 def _taken(rows: Rows, kept: Int64s) -> Rows:
@@ -203,6 +208,8 @@ def funding_holes(funding: Funding, first: int, last: int, known_ms: int = USUAL
         known_ms: the symbol's interval today, where it is known; see `known_intervals`.
     """
     rows = each_once(funding)
+    if rows.interval_ms is not None:
+        rows = _taken(rows, np.flatnonzero(rows.interval_ms >= 0))
     if not len(rows.time):
         due = first + known_ms * np.arange(1, (last - first) // known_ms + 1, dtype=np.int64)
         return FundingHoles(due, due[:0])
