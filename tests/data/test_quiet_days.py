@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import Coverage
 from voltrade.data.day_edges import due_from, open_days
-from voltrade.data.kinds import FUNDING, MARKS, TRADES, start_of
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, days_text, start_of
 from voltrade.data.store import Store
 from voltrade.data.stored_day import FileContent, Metadata, merged_metadata
 from voltrade.data.tape import stored_trades
@@ -42,14 +42,19 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return run
 
 
-def fetched(run: Run, trades: Trades, marks: Int64s, funding: Int64s, *kinds: str) -> tuple[int, str]:
-    """Fetch four days of a history, in files where the archive has them."""
+def fetched(
+    run: Run, trades: Trades, marks: Int64s, funding: Int64s, *kinds: str, has_files: bool = True,
+    days: Sequence[date] = DAYS
+) -> tuple[int, str]:  # fmt: skip
+    """Fetch days of a history, in files where the archive has them."""
     server = HistoryServer(History(trades, NOW, marks, funding))
+    server.takes_s = 0.0
     for kind in (TRADES, MARKS):
-        server.put_days(kind, "BTCUSDT", DAYS[0], DAYS[-1])
+        if has_files:
+            server.put_days(kind, "BTCUSDT", days[0], days[-1])
     with server.running():
-        days = ("--from", str(DAYS[0]), "--to", str(DAYS[-1]), "--kinds", *kinds)
-        return run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
+        given = ("--from", str(days[0]), "--to", str(days[-1]), "--kinds", *kinds)
+        return run("fetch", "BTCUSDT", *given, "--archive", server.address, "--rest", server.address)
 
 
 def without(begin: int, end: int, renumber: bool = True) -> Trades:
@@ -121,6 +126,83 @@ def test_files_around_a_day_without_a_trade_join(tmp_path: Path, run: Run) -> No
     assert edges == ["begin", "end"]
     open_of_a_tape = open_days(Store(tmp_path / "store"), "BTCUSDT", DAYS[0], DAYS[2])
     assert open_of_a_tape == (f"{DAYS[0]} (begin)", f"{DAYS[2]} (end)")
+
+
+EDGES = {
+    "last": (BEGIN + 3 * DAY_MS, BEGIN + 4 * DAY_MS, [3]),
+    "last two, none after": (BEGIN + 2 * DAY_MS, END + 9 * DAY_MS, [2, 3]),
+    "first": (BEGIN, BEGIN + DAY_MS, [0]),
+    "first two": (BEGIN, BEGIN + 2 * DAY_MS, [0, 1]),
+    "first, none before": (0, BEGIN + DAY_MS, [0]),
+    "first and third": (0, 0, [0, 2]),
+}
+
+
+@pytest.mark.parametrize("has_files", [True, False])
+@pytest.mark.parametrize("name", EDGES)
+def test_a_quiet_day_at_the_end_of_a_range_is_whole(tmp_path: Path, run: Run, name: str, has_files: bool) -> None:
+    """REST says that no trade was made: asked once, kept in the store."""
+    begin, end, quiet = EDGES[name]
+    trades = without(begin, end)
+    if name == "first and third":
+        kept = np.isin(AROUND.time // DAY_MS - BEGIN // DAY_MS, [0, 2], invert=True)
+        ids, *others = (column[kept] for column in AROUND.columns)
+        trades = Trades("BTCUSDT", np.arange(1_000, 1_000 + len(ids)), *others)
+    for _ in range(2):
+        status, words = fetched(run, trades, NOTHING, NOTHING, "trades", has_files=has_files)
+        said = f"trades: none was made on {days_text([DAYS[number] for number in quiet])}, as"
+        assert (status, said in words, "refused" in words) == (0, True, False), words
+        assert run("verify")[0] == 0
+    store = Store(tmp_path / "store")
+    tape = stored_trades(f"store:BTCUSDT:{DAYS[0]}:{DAYS[-1]}", shipped_instrument("BTCUSDT"), store)
+    assert len(tape.trades) == np.count_nonzero((trades.time >= BEGIN) & (trades.time < END))
+    assert (Coverage.of(tape).ids_missing, tape.open_days) == (0, ())
+    for day in (DAYS[number] for number in quiet):
+        with pytest.raises(DataError, match=f"must hold trades of BTCUSDT on {day}, has none: no trade was made"):
+            stored_trades(f"store:BTCUSDT:{day}", shipped_instrument("BTCUSDT"), store)
+
+
+def test_a_quiet_day_after_others_that_were_fetched_before(run: Run) -> None:
+    """As each day is fetched on the next one, of a symbol that is no longer traded."""
+    trades = without(BEGIN + DAY_MS, END + 9 * DAY_MS)
+    for day in DAYS:
+        status, words = fetched(run, trades, NOTHING, NOTHING, "trades", days=[day])
+        assert (status, "none was made on" in words) == (0, day > DAYS[0]), words
+    assert run("verify")[0] == 0
+
+
+@pytest.mark.parametrize("begin", [0, 3])
+def test_ids_that_rest_lost_on_a_day_at_the_end_are_no_quiet_day(run: Run, begin: int) -> None:
+    trades = without(BEGIN + begin * DAY_MS, BEGIN + (begin + 1) * DAY_MS, renumber=False)
+    status, words = fetched(run, trades, NOTHING, NOTHING, "trades", days=DAYS[1:] if not begin else DAYS)
+    assert status == (1 if begin else 0), words
+    assert "none was made" not in words
+
+
+@pytest.mark.parametrize(("after", "quiet_from", "quiet"), [(2, 1, []), (3, 1, []), (3, 2, [2]), (3, None, [])])
+def test_rest_is_not_believed_that_a_day_is_quiet_whose_ids_are_lost(
+    tmp_path: Path, after: int, quiet_from: int | None, quiet: list[int]
+) -> None:
+    """Where it says so of only some of the days between, the ids may be those of the others."""
+    store, instrument = Store(tmp_path), shipped_instrument("BTCUSDT")
+    for day in (DAYS[0], DAYS[after]):
+        inside = AROUND.time // DAY_MS == start_of(day) // DAY_MS
+        trades = Trades("BTCUSDT", *(column[inside] for column in AROUND.columns))
+        store.add_trades(trades, Metadata.of(instrument, "made", begins=True, ends=True))
+    if quiet_from is not None:
+        store.prove_quiet("BTCUSDT", DAYS[after], quiet_from=start_of(DAYS[quiet_from]))
+    assert store.days_without_trades("BTCUSDT", DAYS[0], DAYS[after]) == [DAYS[number] for number in quiet]
+
+
+def test_what_is_stored_around_is_read_once_for_a_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the metadata of each stored day for each day that isn't stored."""
+    store, read = Store(tmp_path), []
+    store.add_trades(AROUND, Metadata.of(shipped_instrument("BTCUSDT"), "made"))
+    real = Store.day
+    monkeypatch.setattr(Store, "day", lambda self, *given: (read.append(given[-1]), real(self, *given))[1])
+    after = [DAYS[-1] + timedelta(2), DAYS[-1] + timedelta(400)]
+    assert store.days_without_trades("BTCUSDT", *after) == []
+    assert len(read) == 1
 
 
 def test_a_day_whose_ids_are_lost_is_still_missing(run: Run) -> None:

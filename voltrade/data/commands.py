@@ -199,7 +199,7 @@ async def _fetch_range(given: argparse.Namespace, first: date, last: date) -> in
     if fetcher.ids_missing:
         _print_filled(fetcher.ids_missing, fetcher.ids_filled)
     if fetcher.without_trades:
-        print(f"trades: none was made on {days_text(fetcher.without_trades)}, as the ids around join")
+        print(f"trades: none was made on {days_text(fetcher.without_trades)}, as the ids around join or REST says")
     if fetcher.unproven:
         print(f"trades: nothing says that the archive's days are whole, since {fetcher.unproven}")
     if fetcher.unasked:

@@ -73,10 +73,12 @@ def due_from(store: Store, symbol: str, day: date) -> int:
     none before, of all times.
     """
     begin = start_of(day)
-    trades = store.days(TRADES, symbol)
-    if not trades or trades[0].day != day or not trades[0].metadata.is_listing:
+    if store.dates(TRADES, symbol)[:1] != [day]:
         return begin
     with suppress(DataError):
+        stored = store.day(TRADES, symbol, day)
+        if stored is None or not stored.metadata.is_listing:
+            return begin
         return int(store.rows(TRADES, symbol, day)[TRADES.columns.index("time")][0]) // MINUTE_MS * MINUTE_MS
     return begin
 

@@ -83,7 +83,6 @@ class Fetcher:
         self._archive = archive
         self._pages = RestPages(rest, instrument, policies, self._compared)
         self._now = now
-        self._joined_over: set[date] = set()
         self._policies = policies
         self.found = self._pages.found
         self.contradicted: dict[tuple[Kind, date], str] = {}
@@ -137,18 +136,13 @@ class Fetcher:
     def _incomplete(self, kind: Kind, first: date, last: date) -> list[date]:
         symbol = self._instrument.symbol
         stored = {day.day for day in self._store.days(kind, symbol) if day.complete}
-        quiet = self._days_without_trades(first, last) if kind is TRADES else set()
-        return [day for day in days_between(first, last) if day not in stored | quiet]
-
-    def _days_without_trades(self, first: date, last: date) -> set[date]:
-        """Return the days over which stored ids join, or join those that REST has of a later day."""
-        of_rest = {day for day in self._joined_over if first <= day <= last}
-        return self._store.days_without_trades(self._instrument.symbol, first, last) | of_rest
+        quiet = self._store.days_without_trades(symbol, first, last) if kind is TRADES else []
+        return [day for day in days_between(first, last) if day not in stored and day not in quiet]
 
     def _tell_days_without_trades(self, first: date, last: date) -> None:
         """Keep which days are without trades; their files are rightly empty."""
         symbol = self._instrument.symbol
-        self.without_trades = sorted(self._days_without_trades(first, last))
+        self.without_trades = self._store.days_without_trades(symbol, first, last)
         files = {ArchiveFile(TRADES, symbol, day, day) for day in self.without_trades}
         is_empty = [ArchiveFile.named(each.name) in files and [*each.counts] == ["empty"] for each in self.found]
         self.found[:] = [each for each, is_quiet in zip(self.found, is_empty, strict=True) if not is_quiet]
@@ -220,7 +214,8 @@ class Fetcher:
         inspection = await asyncio.to_thread(self._inspect_and_store, file, path)
         if inspection.findings:
             self.found.append(replace(inspection, accepted=None))
-        return inspection.accepted is not None
+        # An empty file is rightly so where no trade was made: REST is asked.
+        return inspection.accepted is not None or [*inspection.counts] == ["empty"]
 
     def _inspect_and_store(self, file: ArchiveFile, path: Path) -> Inspection[Any]:
         inspection = self._compared(inspect_file(path, self._instrument, self._policies))
@@ -266,21 +261,45 @@ class Fetcher:
         after = self._stored_before(first)
         next_id = after.last + 1 if after else await self._pages.first_id(start_of(first), end)
         if next_id is None:
+            await self._keep_quiet(first, last, end, None, None)
             return
         recorder = self._recorder(after)
-        ended = False
+        ended, joins, last_id = False, True, next_id - 1
         try:
             async for trades in self._pages.trades(next_id, start_of(first), end):
-                if after and len(trades) and trades.id[0] == after.last + 1:
-                    until = min(last, day_of(int(trades.time[0])) - timedelta(1))
-                    self._joined_over |= {*days_between(max(first, after.day + timedelta(1)), until)}
                 inside = int(np.searchsorted(trades.time, end))
                 recorder.record(trades[:inside])
                 ended = end == day_end and inside < len(trades)
+                last_id = int(trades.id[inside - 1]) if inside else last_id
+                joins = inside == len(trades) or int(trades.id[inside]) == last_id + 1
             # Without a later trade, the day is known to be complete a while after midnight.
             ended |= end == day_end and self._now() >= day_end + MINUTE_MS
         finally:
             await asyncio.to_thread(recorder.close, ended=ended)
+        await self._keep_quiet(first, last, end if ended and joins else 0, after, next_id)
+
+    async def _keep_quiet(
+        self, first: date, last: date, end: int, after: StoredDay | None, next_id: int | None
+    ) -> None:
+        """Keep that no trade was made on the first days of a range that REST was asked for, or on its last ones.
+
+        Args:
+            end: up to when REST has no more trades than are stored now.
+            after: the stored day from which on REST was asked; None where it was asked for the first trade.
+            next_id: its answer; None for no trade.
+        """
+        nearby = self._stored_trades(date.min, last + timedelta(1))
+        inside = [each for each in nearby if each.day >= first]
+        begins = inside and next_id in (None, inside[0].first) and inside[0].day > first
+        if after is None and begins and (next_id is not None or inside[0].day > last):
+            await self._prove_quiet(inside[0], quiet_from=start_of(first))
+        before = [each for each in nearby if each.day <= last]
+        if next_id is not None and before and start_of(before[-1].day) + DAY_MS < end:
+            await self._prove_quiet(before[-1], quiet_until=end)
+
+    async def _prove_quiet(self, stored: StoredDay, **known: int) -> None:
+        with suppress(DataError):  # verify tells of rows that can't be read
+            await asyncio.to_thread(partial(self._store.prove_quiet, stored.symbol, stored.day, **known))
 
     def _recorder(self, after: StoredDay | None, begins: bool = False) -> Recorder:
         limits = {"flush_ms": NO_FLUSH_MS, "flush_rows": 100 * TRADES_PER_PAGE}
@@ -296,7 +315,10 @@ class Fetcher:
             )
         if stored and stored.metadata.begins:
             return stored
-        before = self._store.day(TRADES, symbol, first - timedelta(1))
+        dates = [day for day in self._store.dates(TRADES, symbol) if day < first]
+        before = self._store.day(TRADES, symbol, dates[-1]) if dates else None
+        if before and before.day < first - timedelta(1) and (before.metadata.quiet_until or 0) < start_of(first):
+            return None
         return before if before and before.metadata.ends and before.metadata.made_of == "aggTrades" else None
 
     async def _ask_for_fundings(self, first: date, last: date) -> None:
@@ -374,7 +396,8 @@ class Fetcher:
 
     async def _prove_listing(self, first: date, last: date) -> None:
         """Ask REST whether the symbol's first stored trade is its first of all times, and keep that it is."""
-        stored = next(iter(self._store.days(TRADES, self._instrument.symbol)), None)
+        dates = self._store.dates(TRADES, self._instrument.symbol)
+        stored = self._store.day(TRADES, self._instrument.symbol, dates[0]) if dates else None
         if stored is None or not first <= stored.day <= last or not stored.metadata.begin_proven:
             return
         if stored.metadata.is_listing is None and stored.metadata.made_of == "aggTrades":

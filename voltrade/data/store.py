@@ -14,17 +14,19 @@ import json
 import os
 import re
 import uuid
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.fs
 
-from voltrade.data.kinds import FUNDING, MARKS, TRADES, Column, Kind, day_of, days_between
+from voltrade.data.kinds import FUNDING, MARKS, TRADES, Column, Kind, day_of, days_between, runs_of, start_of
 from voltrade.data.store_files import StoreFiles, columns_of, encode_rows, key_bounds, metadata_of
 from voltrade.data.stored_day import (
     Contradiction,
@@ -34,7 +36,7 @@ from voltrade.data.stored_day import (
     check_same_units,
     collect_contradictions,
     counts_alike,
-    ids_between,
+    is_between,
     keys_of,
     merged_metadata,
     merged_rows,
@@ -75,10 +77,13 @@ class Store:
         found = self._files.list(kind.name)
         return sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.Directory)
 
+    def dates(self, kind: Kind, symbol: str) -> list[date]:
+        """Return the days of which there are files of a symbol, without opening one."""
+        return sorted({day for day, _ in self._day_names(kind, symbol)})
+
     def days(self, kind: Kind, symbol: str) -> list[StoredDay]:
         """Return the stored days of a symbol."""
-        days = sorted({day for day, _ in self._day_names(kind, symbol)})
-        return [stored for day in days if (stored := self.day(kind, symbol, day))]
+        return [stored for day in self.dates(kind, symbol) if (stored := self.day(kind, symbol, day))]
 
     def day(self, kind: Kind, symbol: str, day: date) -> StoredDay | None:
         """Return what is stored of a day, with recorded parts; None where nothing is.
@@ -122,8 +127,9 @@ class Store:
         """
         blocks: list[Trades] = []
         before: Metadata | None = None
+        quiet = self.days_without_trades(instrument.symbol, first, last)
         for day in days_between(first, last):
-            if self.is_without_trades(instrument.symbol, day) and (blocks or day < last):
+            if day in quiet and (blocks or day < last):
                 continue
             block, metadata = self._trades_of_day(instrument, day)
             if before is not None:
@@ -133,18 +139,18 @@ class Store:
             before = metadata
         return Trades.join(blocks)
 
-    def is_without_trades(self, symbol: str, day: date) -> bool:
-        """Whether nothing is stored of a day because no trade was made: the ids of the stored days around it join."""
-        return self.day(TRADES, symbol, day) is None and day in self.days_without_trades(symbol, day, day)
+    def days_without_trades(self, symbol: str, first: date, last: date) -> list[date]:
+        """Return the days of a range of which nothing is stored because no trade was made.
 
-    def days_without_trades(self, symbol: str, first: date, last: date) -> set[date]:
-        """Return the days of a range of which nothing is stored because no trade was made."""
-        found: list[date] = []
-        for before, after in pairwise(self.days(TRADES, symbol)):
-            between = days_between(max(first, before.day + timedelta(1)), min(last, after.day - timedelta(1)))
-            ids = ids_between(before, after) if between else None
-            found += between if ids is not None and ids[0] + 1 == ids[1] else []
-        return {*found}
+        The ids of the stored days around join, or REST says so.
+        """
+        dates, quiet = self.dates(TRADES, symbol), []
+        for begin, end in runs_of(sorted({*days_between(first, last)} - {*dates})):
+            at = bisect(dates, begin)
+            before = self.day(TRADES, symbol, dates[at - 1]) if at else None
+            after = self.day(TRADES, symbol, dates[at]) if at < len(dates) else None
+            quiet += [day for day in days_between(begin, end) if is_between(before, start_of(day), after)]
+        return quiet
 
     def _following(self, before: Trades, block: Trades, day: date, missing: int | None) -> Trades:
         """Return a day's trades with ids above those of the day before.
@@ -168,6 +174,8 @@ class Store:
     def _trades_of_day(self, instrument: Instrument, day: date) -> tuple[Trades, Metadata]:
         symbol = instrument.symbol
         found = self._stored_rows(TRADES, symbol, day)
+        if found is None and self.days_without_trades(symbol, day, day):
+            raise DataError(f"{self.root}: must hold trades of {symbol} on {day}, has none: no trade was made")
         if found is None:
             raise DataError(
                 f"{self.root}: must hold trades of {symbol} on {day}, has none; python -m voltrade data fetch "
@@ -357,17 +365,26 @@ class Store:
             if kept.any() and not kept.all():
                 metadata = replace(merged_metadata(found), first=None, last=None, whole=False)
                 metadata = replace(metadata, begin_proven=False, end_proven=False, is_listing=None)
+                metadata = replace(metadata, quiet_from=None, quiet_until=None)
                 self._write(target, TRADES, [column[kept] for column in columns], metadata)
                 self._files.delete_parts(_path(TRADES, symbol, day, "parts"), parts)
 
     def prove_begin(self, symbol: str, day: date, first: int, *, is_listing: bool | None = None) -> None:
         """Keep that a day's trades begin with an id, as REST says, if they do; `is_listing`: the first of all times."""
+        known = {} if is_listing is None else {"is_listing": is_listing}
+        self._keep(symbol, day, only_from=first, begins=True, begin_proven=True, **known)
+
+    def prove_quiet(self, symbol: str, day: date, **known: int) -> None:
+        """Keep what REST says of the time before a day's trades, or after; see `Metadata.quiet_from`."""
+        self._keep(symbol, day, **known)
+
+    def _keep(self, symbol: str, day: date, only_from: int | None = None, **known: Any) -> None:
+        """Change the metadata of a day of trades, where its first id is as given."""
         target = _path(TRADES, symbol, day, "parquet")
         with self._files.locked(f"{TRADES.name}/{symbol}"):
             parts, found = self._part_paths(TRADES, symbol, day), self._contents(TRADES, symbol, day)
-            if found and min(each.first for each in found) == first:
-                metadata = merged_metadata(found).beginning(True)
-                metadata = metadata if is_listing is None else replace(metadata, is_listing=is_listing)
+            if found and only_from in (None, min(each.first for each in found)):
+                metadata = replace(merged_metadata(found), **known)
                 self._write(target, TRADES, merged_rows(found, TRADES, target, day), metadata)
                 self._files.delete_parts(_path(TRADES, symbol, day, "parts"), parts)
 

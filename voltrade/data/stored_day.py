@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from voltrade.data.kinds import KINDS, Column, Kind
+from voltrade.data.kinds import KINDS, Column, Kind, start_of
 from voltrade.errors import DataError
-from voltrade.model import Instrument, Int64s
+from voltrade.model import DAY_MS, Instrument, Int64s
 
 
 class Contradiction(DataError):
@@ -54,6 +54,10 @@ class Metadata:
     """Whether REST, or the trade before it, says that its first row is the day's first. A file alone proves nothing."""
     end_proven: bool = False
     """Whether REST, or the trade after it, says that its last row is the day's last."""
+    quiet_from: int | None = None
+    """REST says that no trade was made from here on up to its first one, ms UTC; None where it wasn't asked."""
+    quiet_until: int | None = None
+    """REST says that no trade was made after its last one and before here, ms UTC."""
     asked: bool = False
     """Whether REST was asked for all funding rates of the day, so that what lacks is missing there too."""
     symbol: str = ""
@@ -148,7 +152,6 @@ def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
     # A file that is imported again says what it says now: older versions didn't keep the ids of its raw trades.
     said = [each.metadata for at, each in enumerate(contents) if not _is_said_again(each, contents[at + 1 :])]
     raw_firsts: list[Any] = [each.raw_first for each in said]
-    listing = [each.metadata.is_listing for each in contents if each.first == first]
     raw_lasts: list[Any] = [each.raw_last for each in said]
     return replace(
         contents[0].metadata,
@@ -156,10 +159,12 @@ def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
         begin_proven=any(each.metadata.begin_proven for each in contents if each.first == first),
         ends=any(each.metadata.ends for each in contents if each.last == last),
         end_proven=any(each.metadata.end_proven for each in contents if each.last == last),
-        is_listing=next((each for each in listing if each is not None), None),
+        is_listing=_known(each.metadata.is_listing for each in contents if each.first == first),
         sources={source: found for each in contents for source, found in each.metadata.sources.items()},
         whole=any(each.metadata.whole for each in contents),
         asked=any(each.metadata.asked for each in contents),
+        quiet_from=_known(each.metadata.quiet_from for each in contents if each.first == first),
+        quiet_until=_known(each.metadata.quiet_until for each in contents if each.last == last),
         first=first,
         last=last,
         raw_first=min(raw_firsts) if None not in raw_firsts else None,
@@ -170,6 +175,11 @@ def merged_metadata(contents: Sequence[FileContent]) -> Metadata:
 def _is_said_again(content: FileContent, later: Sequence[FileContent]) -> bool:
     sources = content.metadata.sources.keys()
     return any(each.metadata.whole and sources <= each.metadata.sources.keys() for each in later)
+
+
+def _known(values: Iterable[Any]) -> Any:
+    """Return the first value that is known; None where none is."""
+    return next((value for value in values if value is not None), None)
 
 
 def merged_rows(contents: Sequence[FileContent], kind: Kind, path: str, day: date) -> list[Column]:
@@ -241,6 +251,19 @@ def ids_between(before: StoredDay, after: StoredDay) -> tuple[int, int] | None:
         return before.last, after.first
     last, first = before.metadata.raw_last, after.metadata.raw_first
     return None if last is None or first is None else (last, first)
+
+
+_LATER = 1 << 62
+
+
+def is_between(before: StoredDay | None, begin: int, after: StoredDay | None) -> bool:
+    """Whether no trade was made on the day from `begin` on, which lies between two days of trades or beside one."""
+    ids = ids_between(before, after) if before and after else None
+    until = 0 if before is None else max(start_of(before.day) + DAY_MS, before.metadata.quiet_until or 0)
+    since = _LATER if after is None else min(start_of(after.day), after.metadata.quiet_from or _LATER)
+    if ids is not None and (until >= since or ids[0] + 1 == ids[1]):  # ids tell whether REST lost what was made
+        return ids[0] + 1 == ids[1]
+    return until >= begin + DAY_MS or since <= begin
 
 
 @contextmanager
