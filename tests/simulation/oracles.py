@@ -623,7 +623,7 @@ class _Halts:
 
     def _on_Operator(self, body: Json, time: int) -> None:
         if body["action"] == "resume":
-            self._clear("operator", "hand", "key", "foreign", time=time)
+            self._clear("operator", "hand", "key", time=time)
         elif body["action"] != "acknowledge":
             self._set("operator", time, body["action"])
 
@@ -825,8 +825,8 @@ def o9_limits(evidence: Evidence) -> list[Violation]:
 
     Notionals may be 2 % above, as the price moves between decision and fill. A round trip counts as the second from
     what was open at the venue when its entry was sent. Settings that do not exist take 20 open orders, 10 a second.
-    The daily loss is what was realised since the session began or the day, and binds entries sent 2 s later, unless a
-    person resumed.
+    The daily loss is what was realised since the session began, the day, or the last `resume` of a person, and binds
+    entries sent 2 s later.
     """
     reading = reading_of(evidence)
     entries = [(placed, _stood(reading, placed)) for each in reading.placed_by_id.values() for placed in each[:1]]
@@ -951,8 +951,7 @@ def _too_many(reading: Reading) -> list[Violation]:
 def _loss_passed(reading: Reading, entries: Entries) -> list[Violation]:
     settings = reading.evidence.settings
     limit = Decimal(str(settings.get("max_daily_loss_fraction", 1))) * Decimal(str(settings.get("capital", 0)))
-    if any(row.body["action"] == "resume" for _, row in reading.of_kind("Operator")):
-        return []
+    resumed = [row.time for _, row in reading.of_kind("Operator") if row.body["action"] == "resume"]
     made, times, total = [], [], ZERO
     for fill in reading.fills:
         total += fill.realised - fill.fee
@@ -961,12 +960,13 @@ def _loss_passed(reading: Reading, entries: Entries) -> list[Violation]:
     found = []
     for placed, _ in entries:
         sent = _sent(reading, placed)
-        day = bisect.bisect_left(times, sent // DAY_MS * DAY_MS)
+        since = max([sent // DAY_MS * DAY_MS, *(time for time in resumed if time <= sent)])
+        day = bisect.bisect_left(times, since)
         now = bisect.bisect_right(times, sent - BARE_MS)
         loss = (made[day - 1] if day else ZERO) - (made[now - 1] if now else ZERO)
         was_flat = not day or not reading.fills[day - 1].held
         if now > day and was_flat and loss >= limit > 0:
-            text = f"{placed.client_id} after a loss of {loss} this day, {limit} is the limit"
+            text = f"{placed.client_id} after a loss of {loss} this day or since a resume, {limit} is the limit"
             found.append(Violation("O9", "daily loss passed", placed.time, text))
     return found
 

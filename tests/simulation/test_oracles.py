@@ -591,6 +591,7 @@ HALT: Json = {
     "limit": 0,
     "release_at": 0,
 }
+RESUME: Json = {"action": "resume", "reason": "looked at", "final": False}
 LET_GO: Json = {**HALT, "mode": "ACTIVE", "action": "resume"}
 REFUSED: Json = {"code": "NOT_RECONCILED", "bar_number": 9_999, "side": 1}
 NEVER_PLACED = {"code": "NOT_PLACED", "text": "vt-sim-1s9 was never placed"}
@@ -927,6 +928,11 @@ DOCTORED: list[Case] = [
     ("too many orders a second", setting(max_orders_per_s=1), {"O9 order storm"}),
     ("too many orders a second, which are refused", refused_in_a_storm, {"O9 order storm"}),
     ("an entry beyond the day's loss", setting(max_daily_loss_fraction=0.000_1), {"O9 daily loss passed"}),
+    (
+        "an entry beyond the loss since a person resumed",
+        both(setting(max_daily_loss_fraction=0.000_1), before_entry(0, "Operator", **RESUME)),
+        {"O9 daily loss passed"},
+    ),
     (
         "more leverage than was set",
         both(a_leverage(20), leverage_asked),
@@ -1458,3 +1464,35 @@ def test_trades_are_read_as_they_are_written(clean: Evidence) -> None:
     assert trades_of(encode_trades(Trades.from_rows("BTCUSDT", trades))) == trades
     told = [trade for row in clean.journals[0] if row.kind == "Trades" for trade in trades_of(row.body)]
     assert told == list(reading_of(clean).tape.values())
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_resume_does_not_allow_an_entry_on_a_foreign_position(is_resumed: bool) -> None:
+    """Bought by hand at 10 s, and shown by no reading; our entry goes out at 40 s."""
+    begin = 1_000_000_020_000
+    start = {
+        "time": begin,
+        "wallet": "10000",
+        "instruments": [{"symbol": "B", "tick_size": "0.1", "step_size": "0.001"}],
+    }
+    order = {"kind": "order", "symbol": "B", "side": "BUY", "quantity": "0.010", "type": "MARKET", "reduce_only": False}
+    order |= {"status": "NEW"}
+    fill = {"kind": "fill", "order_id": 7, "client_order_id": "web1", "symbol": "B", "side": "BUY", "quantity": "0.010"}
+    fill |= {"price": "80000", "fee": "0", "realised": "0", "position": "0.010", "wallet": "10000", "trade_id": 7}
+    truth = [
+        start | {"kind": "start"},
+        order | {"time": begin + 10_000, "order_id": 7, "client_order_id": "web1"},
+        fill | {"time": begin + 10_010},
+        order | {"time": begin + 40_000, "order_id": 8, "client_order_id": "vt-e0-1e1"},
+    ]
+    told = {"trade_id": 7, "symbol": "B", "side": 1, "last_quantity": 10, "client_order_id": "web1", "status": "FILLED"}
+    intent = {"client_order_id": "vt-e0-1e1", "reduce_only": False, "close_position": False, "quantity": 10, "side": 1}
+    rows = [(10_020, "OrderUpdate", told | {"price": 1})]
+    rows += [(20_000, "Operator", RESUME)] if is_resumed else []
+    rows += [(40_000, "OrderIntent", {"purpose": "e", "bar_number": 1, "reason": "", "order": intent})]
+    journal = [JournalRow(0, begin + at, kind, {"time": begin + at, **body}) for at, kind, body in rows]
+    sent = (begin + 40_000, begin + 40_010, begin + 40_020, "POST", "/fapi/v1/order", "vt-e0-1e1", 200, 0, 0, 1, True)
+    times = {"opened": begin, "quiet": begin + 50_000, "judged": begin + 60_000}
+    lives = [Life(begin, begin + 60_000, "ended", "DURATION_END")]
+    evidence = Evidence(1, {"symbol": "B"}, {}, truth, [journal], [Request(*sent)], [], [], [], lives, **times)
+    assert [each.kind for each in ORACLES["O6"](evidence)] == ["entry on a foreign position"]
