@@ -268,9 +268,12 @@ def test_a_seed_is_made_small_for_the_oracle_that_was_asked_for(monkeypatch: pyt
     assert len(plan.strikes) == 6
 
 
-@pytest.mark.parametrize(("looks_s", "resumed"), [((90.0,), 1), ((30.0,), 0), ((), 0)])
-def test_an_operator_who_looks_resumes_what_is_halted(looks_s: tuple[float, ...], resumed: int) -> None:
-    """Paused after a minute: seen half a minute later, or looked at before and never again."""
-    evidence = scenario(at(60.0, "operator", action="pause"), looks_s=looks_s, duration_s=120.0)
+@pytest.mark.parametrize(
+    ("action", "looks_s", "resumed"),
+    [("pause", (90.0,), 1), ("halt", (90.0,), 1), ("pause", (30.0,), 0), ("pause", (), 0)],
+)
+def test_an_operator_who_looks_resumes_what_is_halted(action: str, looks_s: tuple[float, ...], resumed: int) -> None:
+    """Paused or halted after a minute: seen half a minute later, or looked at before and never again."""
+    evidence = scenario(at(60.0, "operator", action=action), looks_s=looks_s, duration_s=120.0)
     actions = [row.body["action"] for _, row in reading_of(evidence).of_kind("Operator")]
     assert actions.count("resume") == resumed

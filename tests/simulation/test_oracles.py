@@ -205,6 +205,16 @@ def before_entry(number: int, kind: str, **body: Any) -> Doctor:
     return of_journal(change)
 
 
+def resumed_before_entries(rows: list[JournalRow]) -> list[JournalRow]:
+    """A person resumes a second before each entry."""
+    told = []
+    for row in rows:
+        if row.kind == "OrderIntent" and row.body["purpose"] == "e":
+            told.append(JournalRow(0, row.time - 1_000, "Operator", {"time": row.time - 1_000, **RESUME}))
+        told.append(row)
+    return told
+
+
 def at_the_end(kind: str, ago: int = 1_000, /, **body: Any) -> Doctor:
     def change(rows: list[JournalRow]) -> None:
         now = rows[-1].time - ago
@@ -1064,6 +1074,10 @@ SILENT: list[tuple[str, Doctor]] = [
     ),
     ("a stream that came back", both(*(before_entry(1, "StreamStatus", stream="user", up=up) for up in (False, True)))),
     ("a halt after the last entry", at_the_end("BreakerChange", **HALT)),
+    (
+        "a loss before a person resumed",
+        both(setting(max_daily_loss_fraction=0.000_1), of_journal(resumed_before_entries)),
+    ),
     ("an entry 200 ms after the halt", both(of_journal(halted_after_intent), late_by(200, "-3e1"))),
     ("a stop cancelled by hand where that is ignored", both(setting(on_manual="ignore"), cancelled_by_hand)),
     ("leverage that was changed by hand, and back", both(a_leverage(5), a_leverage(3))),
