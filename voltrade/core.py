@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from voltrade import core_rules, records, risk, wallet_check
+from voltrade import risk, wallet_check
 from voltrade.account import Account, Position
-from voltrade.account_books import AccountBooks
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.compiled import Rows, uncompiled
 from voltrade.config import Config, milliseconds
@@ -50,11 +49,13 @@ from voltrade.model import (
     Trouble,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
+from voltrade.orders import core_rules, records
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.order_states import ACCOUNT_MISMATCH, NONE, WALLET_DIFFERS
+from voltrade.orders.snapshot_check import setting_problems
 from voltrade.risk import CircuitBreaker
 from voltrade.saved_account import account_state, restore_account
 from voltrade.signal_engine import SignalEngine, refuse_other_overrides
-from voltrade.snapshot_check import setting_problems
 from voltrade.symbol_state import HOLDS, SymbolState, abandoned, expected_range, rule_alerts, switch_rules
 from voltrade.wallet_check import WalletCheck
 

@@ -14,17 +14,15 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from voltrade.account_watch import COMPARE, AccountWatch
 from voltrade.background import is_cancelled
-from voltrade.ballast import NOT_STORED_TEXT, Ballast
-from voltrade.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.core import TradingCore
 from voltrade.errors import ExchangeError, JournalError
 from voltrade.exchange.ports import Feed, OrderGateway
-from voltrade.inbox import Inbox
 from voltrade.journal import Journal
-from voltrade.journal_rows import Fact
-from voltrade.lockstep import Channel, Lockstep, SessionHooks
+from voltrade.journal.ballast import NOT_STORED_TEXT, Ballast
+from voltrade.journal.checkpoint import CHECKPOINT, Checkpoints
+from voltrade.journal.pending_market_row import PendingMarketRow
+from voltrade.journal.rows import Fact
 from voltrade.model import (
     AccountSummary,
     Answer,
@@ -47,11 +45,13 @@ from voltrade.model import (
     Trouble,
     moment_text,
 )
-from voltrade.order_states import FILTER_CODES
-from voltrade.pending_market_row import PendingMarketRow
-from voltrade.price_off_alert import PriceOffAlert
-from voltrade.rest_reads import RestReads, completed
-from voltrade.session_abandonment import Abandonment
+from voltrade.orders.order_states import FILTER_CODES
+from voltrade.session.abandonment import Abandonment
+from voltrade.session.account_watch import COMPARE, AccountWatch
+from voltrade.session.inbox import Inbox
+from voltrade.session.lockstep import Channel, Lockstep, SessionHooks
+from voltrade.session.price_off_alert import PriceOffAlert
+from voltrade.session.rest_reads import RestReads, completed
 from voltrade.symbol_state import status_of
 from voltrade.tape_loop import TapeLoop, commands_of, warm_up
 

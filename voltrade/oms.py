@@ -17,10 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from voltrade import order_rules, records, row_facts
-from voltrade import order_states as states
 from voltrade.account import position_after
-from voltrade.account_books import AccountBooks
 from voltrade.compiled import uncompiled
 from voltrade.config import ExecutionSettings, ExitSettings
 from voltrade.errors import DataError
@@ -41,13 +38,16 @@ from voltrade.model import (
     Snapshot,
     money_text,
 )
-from voltrade.order_outputs import OrderOutputs
-from voltrade.order_register import OpenPosition, Order, OrderRegister
-from voltrade.order_states import PURPOSES, STATES, AlgoState, OrderState
-from voltrade.records import BooksEvent
+from voltrade.orders import order_rules, records, row_facts
+from voltrade.orders import order_states as states
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.order_outputs import OrderOutputs
+from voltrade.orders.order_register import OpenPosition, Order, OrderRegister
+from voltrade.orders.order_states import PURPOSES, STATES, AlgoState, OrderState
+from voltrade.orders.records import BooksEvent
+from voltrade.orders.saved_orders import open_position_state, restore_open_position
+from voltrade.orders.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
 from voltrade.risk import Gate
-from voltrade.saved_orders import open_position_state, restore_open_position
-from voltrade.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
 

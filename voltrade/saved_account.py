@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from voltrade.account_books import AccountBooks
 from voltrade.config import RiskSettings
 from voltrade.errors import DataError
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.saved_orders import Scale, scaled_orders
 from voltrade.risk import CircuitBreaker
-from voltrade.saved_orders import Scale, scaled_orders
 from voltrade.symbol_state import SymbolState
 from voltrade.wallet_check import WalletCheck
 

@@ -13,10 +13,10 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from voltrade import risk
-from voltrade.account_books import AccountBooks
 from voltrade.model import AccountUpdate, Alert, Income, OrderUpdate, Output, Snapshot, money_text
-from voltrade.order_states import RETRY_AFTER_MS
-from voltrade.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANSFERRED, BooksEvent
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.order_states import RETRY_AFTER_MS
+from voltrade.orders.records import ADJUSTED, BREAKER_UPDATED, FUNDED, NO_SYMBOL, TRANSFERRED, BooksEvent
 from voltrade.symbol_state import SymbolState
 
 MOST_READINGS = 6

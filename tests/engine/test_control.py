@@ -18,7 +18,7 @@ from voltrade.config import Config
 from voltrade.engine.control import Control
 from voltrade.engine.ctl import ACTIONS, _connect, ask, rows_of
 from voltrade.engine.operator_commands import OperatorCommands
-from voltrade.journal_rows import as_stored
+from voltrade.journal.rows import as_stored
 from voltrade.model import Operator
 from voltrade.runs.run_file import Record
 

@@ -41,7 +41,7 @@ from voltrade.exchange.binance import BinanceRestClient, Endpoint, connect
 from voltrade.exchange.client import Response
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.responses import NO_ANSWER
-from voltrade.order_states import ABSENCE_MARGIN_MS
+from voltrade.orders.order_states import ABSENCE_MARGIN_MS
 from voltrade.venue.server import serve
 
 OURS = "vt-check7-"

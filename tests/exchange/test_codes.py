@@ -8,7 +8,7 @@ import pytest
 
 from voltrade.exchange.responses import classify
 from voltrade.model import Outcome
-from voltrade.order_states import REACTIONS, REFUSALS, Reaction, refused_text
+from voltrade.orders.order_states import REACTIONS, REFUSALS, Reaction, refused_text
 
 TABLE = """
 UNKNOWN     -1000 -1001 -1006 -1007 -1010

@@ -26,7 +26,7 @@ from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.data.tape import Tape, load_tape
 from voltrade.errors import JournalError, SessionError
-from voltrade.journal_bodies import PLAIN
+from voltrade.journal.bodies import PLAIN
 from voltrade.model import (
     Alert,
     BarResumePoint,

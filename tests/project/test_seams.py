@@ -204,8 +204,8 @@ def test_what_raises_raises_in_every_mode(seam: str, before: Before, tmp_path: P
 # --- risk -------------------------------------------------------------------------------------------------------------
 
 RISK, CORE = "risk.py", "core.py"
-ORDERS, POSITION, TIMERS = "order_rules.py", "position_rules.py", "position_timers.py"
-STATES, STEPS = "order_states.py", "core_rules.py"
+ORDERS, POSITION, TIMERS = "orders/order_rules.py", "orders/position_rules.py", "orders/position_timers.py"
+STATES, STEPS = "orders/order_states.py", "orders/core_rules.py"
 OF_TRADING: dict[str, tuple[Edit, ...]] = {
     "GATES": (Edit(CORE, "    risk.COOLDOWN,\n", ""),),
     "a gate's rule": (Edit(RISK, "bars_since_exit <= cooldown_bars", "bars_since_exit <= cooldown_bars + 3"),),

@@ -18,11 +18,12 @@ from support.builders import an_instrument, money
 from support.made_run import made_run
 
 import voltrade
-from voltrade import journal, journal_rows
+from voltrade import journal
 from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import Journal
+from voltrade.journal import rows as journal_rows
 from voltrade.model import EquityPoint, Instrument
 from voltrade.report.collector import frames_of_facts
 from voltrade.report.frames import Frames

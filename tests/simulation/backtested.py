@@ -9,8 +9,8 @@ import numpy as np
 
 from simulation.evidence import Evidence
 from simulation.plans import Plan
-from voltrade import journal_rows
 from voltrade.data.tape import Tape, TapeReport
+from voltrade.journal import rows as journal_rows
 from voltrade.model import OrderIntent, OrderUpdate, Refusal, RoundTrip
 from voltrade.research.backtest import backtest
 from voltrade.simulated.symbols import shipped_instrument

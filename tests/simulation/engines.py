@@ -12,11 +12,11 @@ from typing import Any
 from simulation.clock import Process, VirtualLoop
 from simulation.disk import SimulatedJournal, SimulatedRecord
 from simulation.wire import SimulatedExchange
-from voltrade.ballast import Ballast
 from voltrade.config import Config
 from voltrade.engine.clocks import WallClock
 from voltrade.engine.control import Control
 from voltrade.engine.engine import Engine
+from voltrade.journal.ballast import Ballast
 
 MOST_READINGS = 1_000
 """So often nobody reads the clock at one instant: a loop that does never gives the event loop back."""

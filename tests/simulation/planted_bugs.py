@@ -33,21 +33,21 @@ class Bug:
 BUGS: tuple[Bug, ...] = (
     Bug(
         "a timeout is taken for a refusal, and tried again with a new id",
-        "order_rules.py",
+        "orders/order_rules.py",
         "    if outcome == states.UNKNOWN_OUTCOME or reaction_to(code) == states.LOOKUP:",
         "    if reaction_to(code) == states.LOOKUP:",
         ("O1", "O2", "O3", "O4", "O5", "O6"),
     ),
     Bug(
         "the stop is not made larger while the entry fills",
-        "position_rules.py",
+        "orders/position_rules.py",
         "return 0 if entry_is_done(symbol) else int(stop.time + states.RESIZE_EVERY_MS)",
         "return NEVER",
         ("O5",),
     ),
     Bug(
         "a fill that is told after its order's end is dropped",
-        "core_rules.py",
+        "orders/core_rules.py",
         "    if event.trade_id:\n        order_rules.apply_fill(account, symbol, event)",
         "    if event.trade_id and not order_queries.is_done(symbol.orders[event.order]):\n"
         "        order_rules.apply_fill(account, symbol, event)",
@@ -55,21 +55,21 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a fill of a snapshot counts though the stream has told it",
-        "snapshot_check.py",
+        "orders/snapshot_check.py",
         "in sorted(filter(register.is_new_fill, snapshot.fills), key=",
         "in sorted(snapshot.fills, key=",
         ("O1", "O2"),
     ),
     Bug(
         "a fill counts as often as it is told",
-        "order_register.py",
+        "orders/order_register.py",
         "return update.trade_id > 0 and update.trade_id not in self.fills",
         "return update.trade_id > 0",
         ("O1", "O2"),
     ),
     Bug(
         "an order's state goes back on late news",
-        "order_rules.py",
+        "orders/order_rules.py",
         "    if not states.LEGAL[1 if is_algo(order) else 0, order.state, state]:\n        return False\n",
         "",
         ("O4", "O5", "O12"),
@@ -94,21 +94,21 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "an exit may open a position",
-        "row_facts.py",
+        "orders/row_facts.py",
         "reduce_only=purpose is not Purpose.ENTRY,",
         "reduce_only=purpose in (Purpose.STOP, Purpose.TAKE_PROFIT),",
         ("O1", "O5"),
     ),
     Bug(
         "the stop of a short lies where a long's would",
-        "position_rules.py",
+        "orders/position_rules.py",
         "price_from_average(position.entry_notional, position.entered, position.side * profit)",
         "price_from_average(position.entry_notional, position.entered, profit)",
         ("O5",),
     ),
     Bug(
         "what is left over when the position is gone is not cancelled but for stops",
-        "position_rules.py",
+        "orders/position_rules.py",
         "                cancel(account, symbol, row, time, states.POSITION_CLOSED)",
         "                if purpose == states.STOP:\n"
         "                    cancel(account, symbol, row, time, states.POSITION_CLOSED)",
@@ -173,7 +173,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "the cooldown counts from the entry",
-        "core_rules.py",
+        "orders/core_rules.py",
         "symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.bars",
         "symbol.last_exit_time, symbol.last_exit_bar = symbol.closed_trips[number].time, symbol.opened_at_bar",
         ("O9",),
@@ -195,7 +195,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a cancel of which nothing is known counts as done",
-        "order_rules.py",
+        "orders/order_rules.py",
         "    if outcome == states.ACCEPTED:\n        move_to(order, states.CANCELED)",
         "    if outcome != states.REFUSED:\n        move_to(order, states.CANCELED)",
         ("O4", "O12"),
@@ -219,7 +219,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a stop counts as cover however small it is",
-        "position_rules.py",
+        "orders/position_rules.py",
         "    if not is_waiting(stop) or (stop.quantity >= exposed_lots(symbol, time) and "
         "not is_guessed(symbol, stop)):",
         "    if not is_waiting(stop) or stop.quantity > 0:",
@@ -228,14 +228,14 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "exits that work are not counted",
-        "position_rules.py",
+        "orders/position_rules.py",
         "            lots -= int(order.quantity - max(order.filled, order.reported))\n    return lots",
         "            lots -= 0\n    return lots",
         ("O3", "O9", "O12"),
     ),
     Bug(
         "the fees of a round trip are those of its exits",
-        "order_rules.py",
+        "orders/order_rules.py",
         "    position.fees += fill.fee\n    position.realised += fill.realised\n    if order.side == position.side:",
         "    position.fees += 0 if order.side == position.side else fill.fee\n"
         "    position.realised += fill.realised\n    if order.side == position.side:",
@@ -259,7 +259,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "rows that the disk refuses are forgotten",
-        "journal.py",
+        "journal/__init__.py",
         "                self._connection.rollback()\n",
         "                self._waiting.clear()\n                self._connection.rollback()\n",
         ("O2", "O7", "O8", "O12", "O15"),
@@ -316,7 +316,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "an account that can't be read is read again at once",
-        "rest_reads.py",
+        "session/rest_reads.py",
         "                    await asyncio.sleep(SNAPSHOT_AGAIN_S * 2 ** min(failures, SNAPSHOT_DOUBLINGS))",
         "                    await asyncio.sleep(0.05)",
         ("O10", "O12"),
@@ -371,7 +371,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "leverage is not compared",
-        "snapshot_check.py",
+        "orders/snapshot_check.py",
         "    if account.leverage != wanted.leverage:",
         "    if account.leverage < 1:",
         ("O6",),
@@ -395,7 +395,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a stop that a person cancels is only sent again",
-        "position_rules.py",
+        "orders/position_rules.py",
         "        symbol.halt_wanted = records.HALTED_BY_FOREIGN_ORDER\n",
         "",
         ("O6",),
@@ -403,7 +403,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "nobody wakes for a look-up",
-        "position_timers.py",
+        "orders/position_timers.py",
         "        if not is_done(order):\n            due = min(due, order.lookup_at)\n",
         "",
         ("O4", "O5", "O12"),
@@ -411,7 +411,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a session that is to end flat keeps its position",
-        "core_rules.py",
+        "orders/core_rules.py",
         "    stop_entries(account, symbols, account.flatten_at_end, reason)",
         "    stop_entries(account, symbols, False, reason)",
         ("O12",),
@@ -433,7 +433,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "funding is no part of a round trip",
-        "core_rules.py",
+        "orders/core_rules.py",
         "        symbol.position.funding += amount",
         "        symbol.position.funding += 0",
         ("O2",),
@@ -442,7 +442,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "the stream that is watched is that of the answers",
-        "account_watch.py",
+        "session/account_watch.py",
         "                self._sent.add(name)\n",
         "                self._sent.add(name)\n                self._reported.add(name)\n",
         ("O12",),
@@ -466,7 +466,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "an exit is as large as its entry, whatever the exchange takes",
-        "position_rules.py",
+        "orders/position_rules.py",
         "        part = lots if largest_exit(symbol) == 0 else min(lots, largest_exit(symbol))",
         "        part = lots",
         ("O5", "O12"),
@@ -474,7 +474,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "an exit that is refused is not sent again",
-        "order_rules.py",
+        "orders/order_rules.py",
         "    position.exit_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.exit_tries))",
         "    position.exit_retry_at = NEVER",
         ("O5", "O12"),
@@ -482,7 +482,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a cancel that is refused counts as done",
-        "order_rules.py",
+        "orders/order_rules.py",
         "    if outcome == states.ACCEPTED:\n        move_to(order, states.CANCELED)",
         "    if outcome != states.UNKNOWN_OUTCOME:\n        move_to(order, states.CANCELED)",
         ("O4", "O12"),
@@ -490,7 +490,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "the pauses of stops and exits double without end",
-        "order_rules.py",
+        "orders/order_rules.py",
         "    return min(max(tries - states.QUICK_TRIES, 0), states.MAX_PROTECT_DOUBLINGS)",
         "    return tries",
         ("O5", "O12"),
@@ -498,7 +498,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a position without cover is closed after a minute",
-        "order_states.py",
+        "orders/order_states.py",
         "PROTECT_WITHIN_MS = 3_000",
         "PROTECT_WITHIN_MS = 60_000",
         ("O5",),
@@ -514,7 +514,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "an order that is told of before its answer is somebody else's",
-        "order_register.py",
+        "orders/order_register.py",
         "        if number is None and (number := self.numbers.get(update.client_order_id)) is not None:",
         "        if number is None and (number := None) is not None:",
         ("O4", "O12"),

@@ -12,15 +12,16 @@ import pytest
 
 from simulation.plans import RULE
 from simulation.scenario import at, scenario, workplace
-from voltrade import checkpoint, journal
-from voltrade.checkpoint import CHECKPOINT, Checkpoints, state_of
+from voltrade import journal
 from voltrade.core import TradingCore
-from voltrade.journal_rows import Row, encode_json
+from voltrade.journal import checkpoint
+from voltrade.journal.checkpoint import CHECKPOINT, Checkpoints, state_of
+from voltrade.journal.rows import Row, encode_json
 from voltrade.model import Trades
-from voltrade.records import SYMBOL
+from voltrade.orders.records import SYMBOL
+from voltrade.orders.snapshot_check import SnapshotCheck
 from voltrade.runs import replay as module
 from voltrade.runs.replay import Replay, read_start, recover, replay
-from voltrade.snapshot_check import SnapshotCheck
 
 EVERY = 20
 
@@ -150,7 +151,7 @@ def test_what_a_checkpoint_cannot_keep_ends_no_session(
     assert core is not None
     core.symbol_states["BTCUSDT"].monitor.news = kept  # type: ignore[attr-defined]
     checkpoints = Checkpoints(core)
-    monkeypatch.setattr("voltrade.checkpoint.EVERY_TRADES", 1)
+    monkeypatch.setattr("voltrade.journal.checkpoint.EVERY_TRADES", 1)
     trade = Trades.from_rows("BTCUSDT", [(1, 1_000, 1, 0, False)])
     assert checkpoints.after(trade, 1) is None
     del core.symbol_states["BTCUSDT"].monitor.news  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.data.tape import load_tape
 from voltrade.journal import Journal
-from voltrade.journal_rows import encode_trades
+from voltrade.journal.rows import encode_trades
 from voltrade.live import LiveTradingSystem
 from voltrade.model import NEVER, BarResumePoint, CancelOrder, Command, LookupOrder, OrderIntent, Trades
 from voltrade.runs.replay import replay, start_row

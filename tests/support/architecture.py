@@ -25,23 +25,24 @@ FLOW = {
     "bars": "VolumeBarAggregator",
     "signal_engine": "SignalEngine",
     "risk": "gates, size, CircuitBreaker",
-    "account_books": "arrays of an account",
-    "core_rules": "what the core does with an event",
-    "order_rules": "an order from intent to end",
-    "position_rules": "orders that a position should have",
+    "orders.account_books": "arrays of an account",
+    "orders.core_rules": "what the core does with an event",
+    "orders.order_rules": "an order from intent to end",
+    "orders.position_rules": "orders that a position should have",
     "oms": "OrderMonitor",
     "exchange.rest": "BinanceRestClient",
 }
 """Modules of the picture, and what people know them by."""
 
-PARTS = {"exchange.streams": ("exchange.trade_sequence",), "live": ("lockstep",)}
+PARTS = {"exchange.streams": ("exchange.trade_sequence",), "live": ("session.lockstep",)}
 """Modules that work for one of the picture."""
 
 MOST_LABELS = 4
 
 
 def path_of(module: str) -> Path:
-    return PACKAGE / f"{module.replace('.', '/')}.py"
+    place = PACKAGE / module.replace(".", "/")
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 @cache
@@ -88,9 +89,12 @@ RECEIVERS = {
     "aggregator": "bars",
     "engine": "signal_engine",
     "monitor": "oms",
-    "books": "account_books",
+    "books": "orders.account_books",
+    "core_rules": "orders.core_rules",
+    "order_rules": "orders.order_rules",
+    "position_rules": "orders.position_rules",
 }
-"""What the attributes that hold other parts are called."""
+"""What the attributes and modules that hold other parts are called, where it isn't the name of the module."""
 
 
 def flow() -> dict[tuple[str, str], list[str]]:
@@ -127,19 +131,23 @@ def flow_picture() -> str:
     return "\n".join(lines)
 
 
+ON_THE_PATH = {"orders", "journal", "session"}
+"""Folders of the trading path."""
+
+
 def folders() -> dict[str, set[str]]:
-    """Return which folders each folder imports; the files on top are `voltrade`."""
+    """Return which folders each folder imports; the trading path is `voltrade`."""
     found: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE)
         if place.name in ("__init__.py", "__main__.py"):
             continue
-        folder = place.parts[0] if len(place.parts) > 1 else "voltrade"
+        folder = place.parts[0] if len(place.parts) > 1 and place.parts[0] not in ON_THE_PATH else "voltrade"
         found.setdefault(folder, set())
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("voltrade"):
                 part = node.module.split(".")[1:2] if node.module else []
-                other = part[0] if part and (PACKAGE / part[0]).is_dir() else "voltrade"
+                other = part[0] if part and part[0] not in ON_THE_PATH and (PACKAGE / part[0]).is_dir() else "voltrade"
                 if other != folder and other != "voltrade":
                     found[folder].add(other)
     return found
@@ -151,7 +159,7 @@ def folder_picture() -> str:
     def below(folder: str) -> set[str]:
         return set().union(*({other} | below(other) for other in imports[folder])) if imports[folder] else set()
 
-    lines = ["flowchart BT", '    voltrade["<b>trading path</b><br/>files on top"]']
+    lines = ["flowchart BT", '    voltrade["<b>trading path</b><br/>files on top, orders, journal, session"]']
     for folder in sorted(imports):
         if folder == "voltrade":
             continue

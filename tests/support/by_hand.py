@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from voltrade import order_queries, order_rules, position_rules
 from voltrade.compiled import BARE, Rows, compile_for
 from voltrade.model import Output, Side
 from voltrade.oms import OrderMonitor
-from voltrade.records import BOOKS_EVENT, SIGNAL, BooksEvent
+from voltrade.orders import order_queries, order_rules, position_rules
+from voltrade.orders.records import BOOKS_EVENT, SIGNAL, BooksEvent
 
 
 def _enter(accounts: Rows, symbols: Rows, place: int, signals: Rows) -> None:

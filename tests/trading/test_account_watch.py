@@ -6,18 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from voltrade.account_watch import (
-    COMPARE_LATE_MS,
-    COMPARE_MS,
-    FILTERS_MS,
-    INEXACT_MS,
-    LATE_ORDER_MS,
-    PAID_WITHIN_MS,
-    REFUSED_MS,
-    REPORT_WITHIN_MS,
-    SETTINGS_MS,
-    AccountWatch,
-)
 from voltrade.model import (
     AccountSummary,
     Event,
@@ -30,6 +18,18 @@ from voltrade.model import (
     Side,
     Snapshot,
     StreamStatus,
+)
+from voltrade.session.account_watch import (
+    COMPARE_LATE_MS,
+    COMPARE_MS,
+    FILTERS_MS,
+    INEXACT_MS,
+    LATE_ORDER_MS,
+    PAID_WITHIN_MS,
+    REFUSED_MS,
+    REPORT_WITHIN_MS,
+    SETTINGS_MS,
+    AccountWatch,
 )
 
 NAME = "vt-e-1e1"

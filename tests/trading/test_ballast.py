@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from voltrade.ballast import BALLAST, SIZE, Ballast
+from voltrade.journal.ballast import BALLAST, SIZE, Ballast
 
 
 def test_it_takes_the_space_once_and_gives_it_back_once(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ from hypothesis import strategies as st
 
 from voltrade.errors import JournalError
 from voltrade.journal import SCHEMA_VERSION, Journal, last, read, verify
-from voltrade.journal_lock import is_open_for_writing
-from voltrade.journal_rows import as_stored, decode, encode, encode_json
+from voltrade.journal.lock import is_open_for_writing
+from voltrade.journal.pending_market_row import PendingMarketRow
+from voltrade.journal.rows import as_stored, decode, encode, encode_json
 from voltrade.model import (
     NEVER,
     AccountUpdate,
@@ -52,7 +53,6 @@ from voltrade.model import (
     Timer,
     Trades,
 )
-from voltrade.pending_market_row import PendingMarketRow
 
 NOON = 1_700_000_000_000
 
@@ -519,7 +519,7 @@ def test_asking_whether_a_journal_is_open_creates_nothing_and_refuses_no_writer(
         paused.append(seconds)
         os.close(asking)
 
-    monkeypatch.setattr("voltrade.journal_lock.sleep", pause)
+    monkeypatch.setattr("voltrade.journal.lock.sleep", pause)
     Journal.open(path).close()
     assert len(paused) == 1
 

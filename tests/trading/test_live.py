@@ -16,11 +16,11 @@ from support.builders import an_instrument
 from support.by_hand import enter
 
 from voltrade import journal, live
-from voltrade.ballast import BALLAST, NOT_STORED_TEXT, Ballast
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import ExchangeError
 from voltrade.journal import Journal, read
+from voltrade.journal.ballast import BALLAST, NOT_STORED_TEXT, Ballast
 from voltrade.live import LiveTradingSystem
 from voltrade.model import (
     AccountSummary,

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from voltrade.missing_marks import DIAL_AGAIN_MS, LONGEST_MS, MARK_LASTS_MS, MissingMarks
 from voltrade.model import MONEY, Event, MarkPrice, StreamStatus, Trouble
+from voltrade.session.missing_marks import DIAL_AGAIN_MS, LONGEST_MS, MARK_LASTS_MS, MissingMarks
 from voltrade.simulated.symbols import shipped_instrument
 
 BEGIN = 1_767_600_000_000

@@ -36,8 +36,8 @@ from voltrade.model import (
     TakeSnapshot,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_queries import price_from_average
-from voltrade.order_states import (
+from voltrade.orders.order_queries import price_from_average
+from voltrade.orders.order_states import (
     ALGO_MOVES,
     CONCLUDED,
     DONE,
@@ -52,7 +52,7 @@ from voltrade.order_states import (
     Reaction,
     refused_text,
 )
-from voltrade.snapshot_check import BEHIND_AT_MOST
+from voltrade.orders.snapshot_check import BEHIND_AT_MOST
 
 ENTRY, STOP, TARGET = "vt-e-1e1", "vt-e-1s1", "vt-e-1t1"
 

@@ -19,7 +19,7 @@ from test_loop import USUAL, check_same
 from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, intents
 from test_oms import a_snapshot as what_is_held
 
-from voltrade import core_rules, risk
+from voltrade import risk
 from voltrade.compiled import bind, compile_for
 from voltrade.config import Config, ExecutionSettings, ExitSettings
 from voltrade.core import TradingCore
@@ -55,8 +55,9 @@ from voltrade.model import (
     money,
 )
 from voltrade.oms import OrderMonitor
-from voltrade.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
-from voltrade.records import ROWS, SPARE
+from voltrade.orders import core_rules
+from voltrade.orders.order_states import ALGO_MOVES, DONE, IS_DONE, LEGAL, MOVES, PROTECT_WITHIN_MS, STATES
+from voltrade.orders.records import ROWS, SPARE
 from voltrade.research.backtest import backtest
 from voltrade.simulated.symbols import shipped_instrument
 
@@ -162,7 +163,8 @@ def _timed(runs: dict[str, list[tuple[Event, list[Output]]]]) -> Iterator[tuple[
 
 STEPPED = """
 import sys, hashlib
-from voltrade import core_rules, risk
+from voltrade import risk
+from voltrade.orders import core_rules
 from voltrade.research.backtest import backtest
 from voltrade.compiled import bind, compile_for
 from voltrade.compiled import IS_PLAIN

@@ -27,7 +27,7 @@ from voltrade.model import (
     Timer,
     money,
 )
-from voltrade.order_states import PROTECT_WITHIN_MS
+from voltrade.orders.order_states import PROTECT_WITHIN_MS
 
 
 def next_of(kind: type[Output], harness: Harness) -> Any:

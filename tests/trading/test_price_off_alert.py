@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voltrade.model import MONEY, MarkPrice
-from voltrade.price_off_alert import AGAIN_MS, MARK_MS, PriceOffAlert
+from voltrade.session.price_off_alert import AGAIN_MS, MARK_MS, PriceOffAlert
 from voltrade.simulated.symbols import shipped_instrument
 
 BTC = shipped_instrument("BTCUSDT")

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from support.builders import an_instrument
 
 from voltrade import risk
-from voltrade.account_books import AccountBooks
 from voltrade.config import Config, ExecutionSettings, ExitSettings, RiskSettings
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import DAY_MS, MONEY, NEVER, BreakerChange
 from voltrade.oms import OrderMonitor
-from voltrade.records import BREAKER_UPDATED, BooksEvent
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.records import BREAKER_UPDATED, BooksEvent
 from voltrade.risk import CircuitBreaker, limits_from_settings, new_gate_inputs, position_size, stop_out_cost
 
 DAY = 20_000 * DAY_MS

@@ -19,7 +19,7 @@ from voltrade.model import (
     Snapshot,
     StreamStatus,
 )
-from voltrade.session_abandonment import GONE_MS, Abandonment
+from voltrade.session.abandonment import GONE_MS, Abandonment
 
 HOUR_MS = 3_600_000
 

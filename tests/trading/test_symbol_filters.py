@@ -14,8 +14,8 @@ from support.builders import an_instrument
 from voltrade.compiled import plain
 from voltrade.errors import DataError
 from voltrade.model import Filters, money
-from voltrade.order_queries import exit_quantity, sendable, to_step
-from voltrade.saved_orders import Scale, scaled_orders
+from voltrade.orders.order_queries import exit_quantity, sendable, to_step
+from voltrade.orders.saved_orders import Scale, scaled_orders
 from voltrade.symbol_filters import bracket_text, changes_text, common_units, filters_of, is_same
 
 UNITS = an_instrument(tick="0.1", step="0.001", min_quantity=1, max_quantity=1_000, market_max_quantity=500)

@@ -25,7 +25,7 @@ from voltrade.exchange.remedies import FUTURES_PREFERENCES, KEY_PAGE
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.trading_hours import SHUT, UNKNOWN
 from voltrade.model import NEVER, OUR_ORDERS, Instrument, Purpose, Snapshot, moment_text, money_text
-from voltrade.order_states import DONE
+from voltrade.orders.order_states import DONE
 from voltrade.runs.ledger_file import FinalState
 from voltrade.symbol_filters import TRADING
 

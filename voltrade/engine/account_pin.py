@@ -15,7 +15,7 @@ from voltrade.engine.checks import Check
 from voltrade.engine.modes import Wiring
 from voltrade.errors import JournalError
 from voltrade.folders import state_home, sync_folder
-from voltrade.journal_lock import refuse_unsafe
+from voltrade.journal.lock import refuse_unsafe
 
 
 def pin_checks(wiring: Wiring, environment: Mapping[str, str]) -> list[Check]:

@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 from voltrade.background import background
-from voltrade.ballast import Ballast
 from voltrade.core import TradingCore
 from voltrade.engine import recorder, recovery
 from voltrade.engine.account_history import (
@@ -50,6 +49,7 @@ from voltrade.engine.warmup import Loader, Progress
 from voltrade.errors import SessionError
 from voltrade.exchange.binance import BinanceWSManager
 from voltrade.journal import Journal
+from voltrade.journal.ballast import Ballast
 from voltrade.live import IDLE_S, LiveTradingSystem
 from voltrade.model import Event, History, Operator, Output, ResumeState, Snapshot, Trouble
 from voltrade.plain_start import begin_plain

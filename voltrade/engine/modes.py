@@ -7,7 +7,7 @@
 | demo, live | Binance's demo, Binance | the same | the wall clock |
 
 What else depends on the mode: who may trade (`permission`), whether trades are stored (`recorder`), and whether engine
-and venue advance in turns (`voltrade.lockstep`).
+and venue advance in turns (`voltrade.session.lockstep`).
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from voltrade import journal
-from voltrade.ballast import Ballast
-from voltrade.checkpoint import CHECKPOINT
 from voltrade.errors import DamagedJournal
 from voltrade.folders import sync_folder
 from voltrade.journal import Journal
-from voltrade.journal_rows import Row
+from voltrade.journal.ballast import Ballast
+from voltrade.journal.checkpoint import CHECKPOINT
+from voltrade.journal.rows import Row
 from voltrade.model import Instrument
 from voltrade.runs.replay import Replay, recover, traded_instrument
 from voltrade.runs.run_file import JOURNAL, refuse_missing

@@ -17,12 +17,13 @@ import threading
 from contextlib import suppress
 from contextvars import copy_context
 
-from voltrade import account_books, bars
+from voltrade import bars
 from voltrade.compiled import cache_home, is_kept
 from voltrade.config import SignalSettings
 from voltrade.core import decide
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Trouble
+from voltrade.orders import account_books
 from voltrade.plain_start import begin_plain, lacking
 from voltrade.signal_engine import SignalEngine
 

@@ -29,7 +29,7 @@ from voltrade.model import (
     Snapshot,
     StreamStatus,
 )
-from voltrade.order_states import DONE, STATUS_ALIASES
+from voltrade.orders.order_states import DONE, STATUS_ALIASES
 from voltrade.risk import COUNTED
 
 REPEAT_AFTER_MS = 600_000

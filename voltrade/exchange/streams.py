@@ -14,8 +14,8 @@ from voltrade.exchange.client import Clock, UsdmExchange
 from voltrade.exchange.messages import MessageReader
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.exchange.trade_sequence import StreamCounts, TradeSequence
-from voltrade.missing_marks import MissingMarks
 from voltrade.model import Event, Instrument, StreamStatus
+from voltrade.session.missing_marks import MissingMarks
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from voltrade.compiled import Rows
 from voltrade.config import Config
-from voltrade.records import REFUSAL, SIGNAL
+from voltrade.orders.records import REFUSAL, SIGNAL
 from voltrade.report.statistics import CountedBars
 from voltrade.research import loop_records
 from voltrade.research.compiled_session import Tables

@@ -10,7 +10,7 @@ from pathlib import Path
 from voltrade import journal
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport
-from voltrade.journal_market import MARKET
+from voltrade.journal.market import MARKET
 from voltrade.model import BarResumePoint, EngineRestarted, History, ResumeState, Snapshot, Trades
 from voltrade.report.frames import Frames
 from voltrade.research.backtest import backtest

@@ -36,7 +36,7 @@ from voltrade.model import (
     Side,
     Snapshot,
 )
-from voltrade.order_states import CONCLUDED, DONE, STATUS_ALIASES
+from voltrade.orders.order_states import CONCLUDED, DONE, STATUS_ALIASES
 from voltrade.report.frames import FOREIGN, Beginning, Columns, Frames, frames_of_columns
 
 # An order that was assumed not placed may turn out to exist; an ended order stays ended.

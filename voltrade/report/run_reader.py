@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from voltrade import journal
 from voltrade.errors import JournalError
-from voltrade.journal_rows import Row, decode
+from voltrade.journal.rows import Row, decode
 from voltrade.model import (
     Instrument,
 )

@@ -11,9 +11,9 @@ from voltrade import risk
 from voltrade.compiled import Rows, compiled
 from voltrade.config import Config, milliseconds
 from voltrade.core import GATES
-from voltrade.core_rules import set_gates
 from voltrade.model import EQUITY_EVERY_MS, MONEY, Instrument
-from voltrade.records import bare, new_account, new_symbol
+from voltrade.orders.core_rules import set_gates
+from voltrade.orders.records import bare, new_account, new_symbol
 from voltrade.research import loop, loop_records
 from voltrade.risk import CircuitBreaker
 from voltrade.simulated.margin import largest_notional

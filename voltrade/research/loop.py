@@ -14,12 +14,13 @@ from functools import cache
 
 from numba import types
 
-from voltrade import core, core_rules, order_queries, order_rules, position_rules
+from voltrade import core
 from voltrade.compiled import BARE, Record, Rows, compile_for, compiled_in_place, compiled_part, prefetch, rows_of
 from voltrade.model import NEVER
-from voltrade.order_states import ACCEPTED, NEW, NOT_LISTED, PENDING_SUBMIT, PURPOSE_COUNT, TAPE_END
-from voltrade.order_states import REFUSED as REFUSED_ANSWER
-from voltrade.records import (
+from voltrade.orders import core_rules, order_queries, order_rules, position_rules
+from voltrade.orders.order_states import ACCEPTED, NEW, NOT_LISTED, PENDING_SUBMIT, PURPOSE_COUNT, TAPE_END
+from voltrade.orders.order_states import REFUSED as REFUSED_ANSWER
+from voltrade.orders.records import (
     CANCEL,
     HALTED_BY_LATE_FILL,
     HAS_ALGO,

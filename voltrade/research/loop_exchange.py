@@ -6,12 +6,12 @@ are reduce-only, market exits.
 
 from __future__ import annotations
 
-from voltrade import order_states as states
 from voltrade import risk
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, compiled_part
-from voltrade.order_queries import is_algo
-from voltrade.records import ALGO_UPDATED, ORDER_UPDATED
+from voltrade.orders import order_states as states
+from voltrade.orders.order_queries import is_algo
+from voltrade.orders.records import ALGO_UPDATED, ORDER_UPDATED
 from voltrade.research.loop_records import ENDED, IN_TRANSIT, NOT_EXPLAINED, TAKING, free_row
 from voltrade.simulated.fill_model import (
     is_triggered,

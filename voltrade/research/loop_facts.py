@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from voltrade import row_facts
 from voltrade.compiled import Rows
 from voltrade.config import Config
 from voltrade.core import GATES
@@ -28,8 +27,9 @@ from voltrade.model import (
     RoundTrip,
     WorkingType,
 )
-from voltrade.order_states import ENTRY, PURPOSES, REASONS, STATES
-from voltrade.records import AlertRow, ChangeRow, EquityRow, OrderRow, RefusalRow, TripRow, row_type
+from voltrade.orders import row_facts
+from voltrade.orders.order_states import ENTRY, PURPOSES, REASONS, STATES
+from voltrade.orders.records import AlertRow, ChangeRow, EquityRow, OrderRow, RefusalRow, TripRow, row_type
 from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_records import EXCHANGE_ORDER, FILL
 from voltrade.simulated.refusals import codes, least_notional

@@ -15,12 +15,12 @@ from voltrade.account import net_of
 from voltrade.compiled import Rows, uncompiled
 from voltrade.core import GATES
 from voltrade.model import BAR, Bools, Instrument, Int64s
-from voltrade.order_states import ENTRY, PURPOSES, REASONS, REJECTED, STATES, UNKNOWN
+from voltrade.orders.order_states import ENTRY, PURPOSES, REASONS, REJECTED, STATES, UNKNOWN
+from voltrade.orders.row_facts import client_order_id, order_type
+from voltrade.orders.row_facts import refusal_text as gate_text
 from voltrade.report.frames import Columns, Frames, frames_of_columns, words
 from voltrade.research.compiled_session import Tables
 from voltrade.research.loop_facts import alert_text, refusal_text
-from voltrade.row_facts import client_order_id, order_type
-from voltrade.row_facts import refusal_text as gate_text
 
 NOTHING: Columns = dict.fromkeys(("time", "first_id", "last_id", "filled", "action", "reason", "final"), ())
 

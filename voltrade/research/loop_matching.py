@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from voltrade import order_states as states
 from voltrade import risk
 from voltrade.account import fee, funding_payment, position_after, proportion, value_at_mark
 from voltrade.compiled import Record, compiled_in_place, compiled_part
 from voltrade.model import NEVER
-from voltrade.records import ALGO_UPDATED, FUNDED, ORDER_UPDATED
+from voltrade.orders import order_states as states
+from voltrade.orders.records import ALGO_UPDATED, FUNDED, ORDER_UPDATED
 from voltrade.research.loop_exchange import (
     add_event,
     add_order_event,

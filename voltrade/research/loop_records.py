@@ -6,7 +6,19 @@ from typing import Any, NamedTuple
 
 from voltrade.compiled import Record, Rows, compiled_in_place, compiled_part, record_dtype
 from voltrade.model import EQUITY_POINT, Bools, Int64s
-from voltrade.records import ACCOUNT, ALERT, BOOKS_EVENT, CHANGE, ORDER, ROWS, SYMBOL, TRIP, BooksEvent, flags, wholes
+from voltrade.orders.records import (
+    ACCOUNT,
+    ALERT,
+    BOOKS_EVENT,
+    CHANGE,
+    ORDER,
+    ROWS,
+    SYMBOL,
+    TRIP,
+    BooksEvent,
+    flags,
+    wholes,
+)
 
 IN_TRANSIT, TAKING, ENDED = 1, 2, 3
 """Phases of an ordinary order at the exchange; 0 while there is none, as before an algo order has triggered."""

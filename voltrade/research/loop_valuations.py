@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from voltrade import core_rules, risk
+from voltrade import risk
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, Rows, compiled, compiled_in_place
 from voltrade.model import EQUITY_EVERY_MS, MINUTE_MS, NEVER, Int64s
+from voltrade.orders import core_rules
 from voltrade.research import loop_matching
 from voltrade.research.loop_records import Market, first_at_least
 

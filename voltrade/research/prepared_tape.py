@@ -21,12 +21,12 @@ from numba import types
 from voltrade.bars import VolumeBarAggregator, columns
 from voltrade.compiled import Rows, bind, compile_for, compiled, prefetch, record_dtype, restored, rows_of
 from voltrade.config import BarSettings, Config
-from voltrade.core_rules import fill_signal
 from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import Instrument, Int64s
-from voltrade.records import REFUSAL, SIGNAL
+from voltrade.orders.core_rules import fill_signal
+from voltrade.orders.records import REFUSAL, SIGNAL
 from voltrade.research import loop_records
 from voltrade.research.compiled_session import Tables, initial_state, run_session
 from voltrade.research.loop_valuations import MarkBlocks, mark_blocks

@@ -21,7 +21,7 @@ from typing import Any
 
 from voltrade.errors import DamagedJournal, JournalError, SessionError
 from voltrade.journal import identity_of, last_row, seq_of_head
-from voltrade.journal_lock import is_open_for_writing, refuse_unsafe
+from voltrade.journal.lock import is_open_for_writing, refuse_unsafe
 from voltrade.runs.account_lock import AccountLock
 from voltrade.runs.ledger_file import (
     VERSION,

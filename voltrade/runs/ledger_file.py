@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from voltrade.errors import SessionError
 from voltrade.folders import state_home, sync_folder
-from voltrade.journal_lock import refuse_unsafe
+from voltrade.journal.lock import refuse_unsafe
 from voltrade.runs.account_lock import is_same_file, open_private
 
 VERSION = 5

@@ -18,12 +18,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from voltrade import journal, journal_rows
-from voltrade.checkpoint import CHECKPOINT, Checkpoints
+from voltrade import journal
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.errors import DamagedJournal, DataError, JournalError
-from voltrade.journal_market import MARKET
+from voltrade.journal import rows as journal_rows
+from voltrade.journal.checkpoint import CHECKPOINT, Checkpoints
+from voltrade.journal.market import MARKET
 from voltrade.model import Event, Instrument, Trades
 from voltrade.signal_engine import SignalEngine
 from voltrade.strategy.rule_file import load_rule

@@ -17,8 +17,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from voltrade import journal, journal_rows
+from voltrade import journal
 from voltrade.errors import JournalError, SessionError, VoltradeError
+from voltrade.journal import rows as journal_rows
 from voltrade.model import EngineRestarted
 from voltrade.runs import handover
 from voltrade.runs import run_file as records

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from voltrade.errors import DataError
-from voltrade.missing_marks import MARK_LASTS_MS
 from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS, MONEY, Bools, Funding, Instrument, Int64s, Marks, Trades
+from voltrade.session.missing_marks import MARK_LASTS_MS
 
 MAX_BASIS_E8 = 30_000
 """Largest distance of the simulated mark price from the last trade: 3 bps."""

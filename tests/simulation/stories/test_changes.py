@@ -29,7 +29,7 @@ from simulation.stories.claims import (
     when,
 )
 from simulation.stories.plots import SYMBOL, answers, rarely, replacing, story
-from voltrade.order_states import FILTER_CODES
+from voltrade.orders.order_states import FILTER_CODES
 
 SEEN_S = 62.0
 """A minute, and the time of a request."""

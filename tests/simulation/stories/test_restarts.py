@@ -10,7 +10,7 @@ from simulation.evidence import Evidence, Request
 from simulation.scenario import at
 from simulation.stories import claims
 from simulation.stories.plots import ALGO, DOWN, rarely, story
-from voltrade.journal_market import MARKET
+from voltrade.journal.market import MARKET
 
 SLOW_S = 1.1
 KILLED = at(0, "kill_at", what=f"send {ALGO}")

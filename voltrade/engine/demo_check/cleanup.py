@@ -39,7 +39,7 @@ from voltrade.exchange.client import Response, UsdmExchange
 from voltrade.exchange.responses import ABSENT
 from voltrade.exchange.rest import BinanceRestClient
 from voltrade.model import Outcome
-from voltrade.order_states import ABSENCE_MARGIN_MS
+from voltrade.orders.order_states import ABSENCE_MARGIN_MS
 
 log = logging.getLogger(__name__)
 

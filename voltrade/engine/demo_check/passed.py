@@ -16,7 +16,7 @@ from voltrade.engine.checks import Check, unchecked
 from voltrade.engine.modes import Wiring
 from voltrade.errors import JournalError
 from voltrade.exchange.account_facts import SymbolFacts, symbol_facts
-from voltrade.journal_lock import refuse_unsafe
+from voltrade.journal.lock import refuse_unsafe
 from voltrade.model import DAY_MS, Instrument, Snapshot, moment_text
 from voltrade.runs.ledger_file import accounts_home
 

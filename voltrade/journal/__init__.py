@@ -2,7 +2,7 @@
 
 A journal is one SQLite file that is only appended to. The engine appends and commits (an intent before its request is
 sent); the notebook, `replay`, `verify` and `review` read the same file, also while the engine writes. A row stores the
-fact itself, in few bytes (`journal_bodies`): `decode(*encode(fact))` is equal to `fact`. Text that UTF-8 can't encode
+fact itself, in few bytes (`bodies`): `decode(*encode(fact))` is equal to `fact`. Text that UTF-8 can't encode
 is stored as its escape (`as_stored`).
 """
 
@@ -20,9 +20,9 @@ from urllib.parse import quote
 
 from voltrade.errors import DamagedJournal, JournalError
 from voltrade.folders import sync_folder
-from voltrade.journal_bodies import TABLE, TRIGGERS, Bodies
-from voltrade.journal_lock import refuse_unsafe, take_lock
-from voltrade.journal_rows import ADAPTERS, Fact, Row, encode_json, encoded, first_hash, row_hash
+from voltrade.journal.bodies import TABLE, TRIGGERS, Bodies
+from voltrade.journal.lock import refuse_unsafe, take_lock
+from voltrade.journal.rows import ADAPTERS, Fact, Row, encode_json, encoded, first_hash, row_hash
 from voltrade.model import storable
 
 APPLICATION_ID = 0x766F6C74

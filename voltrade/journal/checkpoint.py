@@ -18,9 +18,9 @@ import numpy as np
 from voltrade.compiled import Rows
 from voltrade.core import TradingCore
 from voltrade.errors import DataError, JournalError
-from voltrade.journal_rows import encode_json
+from voltrade.journal.rows import encode_json
 from voltrade.model import Event, Filters, MarkPrice, Operator, Trades
-from voltrade.records import OrderRow, PositionRow
+from voltrade.orders.records import OrderRow, PositionRow
 from voltrade.risk import CircuitBreaker
 from voltrade.symbol_state import SymbolState
 

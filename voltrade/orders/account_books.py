@@ -9,12 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numba import types
 
-from voltrade import core_rules, order_queries
 from voltrade.compiled import BARE, Record, Rows, rows_of
 from voltrade.model import Output
-from voltrade.order_states import REASONS
-from voltrade.plain_start import entry, is_plain
-from voltrade.records import (
+from voltrade.orders import core_rules, order_queries
+from voltrade.orders.order_states import REASONS
+from voltrade.orders.records import (
     ACCOUNT,
     ASKED,
     BOOKS_EVENT,
@@ -26,6 +25,7 @@ from voltrade.records import (
     bare,
     new_account,
 )
+from voltrade.plain_start import entry, is_plain
 from voltrade.risk import CircuitBreaker
 
 

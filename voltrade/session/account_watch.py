@@ -13,7 +13,7 @@ from voltrade.model import (
     Snapshot,
     StreamStatus,
 )
-from voltrade.order_states import FILTER_CODES, SETTING_CODES
+from voltrade.orders.order_states import FILTER_CODES, SETTING_CODES
 
 COMPARE = "COMPARE"
 """Reason for reading the account: it is time to compare it with our books."""

@@ -6,12 +6,12 @@ trading and a backtest call the same functions.
 
 from __future__ import annotations
 
-from voltrade import order_states as states
-from voltrade import records
 from voltrade.account import net_of
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import (
+from voltrade.orders import order_states as states
+from voltrade.orders import records
+from voltrade.orders.order_queries import (
     awaits_fills,
     covered_lots,
     entry_is_done,
@@ -33,7 +33,7 @@ from voltrade.order_queries import (
     sendable,
     to_step,
 )
-from voltrade.order_rules import (
+from voltrade.orders.order_rules import (
     alert,
     apply_status,
     cancel,
@@ -43,7 +43,7 @@ from voltrade.order_rules import (
     start_closing,
     submit,
 )
-from voltrade.records import add_output, note_row
+from voltrade.orders.records import add_output, note_row
 
 # --- an update of an order --------------------------------------------------------------------------------------------
 

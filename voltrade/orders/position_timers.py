@@ -5,13 +5,13 @@ Each rule is a compiled function over one row of SYMBOL and the row of ACCOUNT (
 
 from __future__ import annotations
 
-from voltrade import order_states as states
-from voltrade import records
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import awaits_fills, exposed_lots, is_algo, is_done, rest_covers_until
-from voltrade.order_rules import alert, lookup, start_closing
-from voltrade.position_rules import (
+from voltrade.orders import order_states as states
+from voltrade.orders import records
+from voltrade.orders.order_queries import awaits_fills, exposed_lots, is_algo, is_done, rest_covers_until
+from voltrade.orders.order_rules import alert, lookup, start_closing
+from voltrade.orders.position_rules import (
     has_finished_trigger,
     is_closing,
     next_exit_at,
@@ -21,7 +21,7 @@ from voltrade.position_rules import (
     sync_orders,
     working_take_profit,
 )
-from voltrade.records import add_output
+from voltrade.orders.records import add_output
 
 
 @compiled_part

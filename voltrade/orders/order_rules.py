@@ -7,12 +7,12 @@ Which refusal leads to which reaction, and when a retry follows, are tables in `
 
 from __future__ import annotations
 
-from voltrade import order_states as states
-from voltrade import records
 from voltrade.account import position_after
 from voltrade.compiled import Record, compiled_part
 from voltrade.model import NEVER
-from voltrade.order_queries import (
+from voltrade.orders import order_states as states
+from voltrade.orders import records
+from voltrade.orders.order_queries import (
     has_room,
     is_algo,
     is_done,
@@ -21,7 +21,7 @@ from voltrade.order_queries import (
     rest_is_stuck,
     stale_at,
 )
-from voltrade.records import add_output, note_row
+from voltrade.orders.records import add_output, note_row
 
 # --- the state of an order --------------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from voltrade.config import RiskSettings
 from voltrade.model import AccountSummary, AlgoUpdate, OrderUpdate, Purpose, Snapshot
-from voltrade.order_register import Order, OrderRegister
-from voltrade.order_states import FORCED
+from voltrade.orders.order_register import Order, OrderRegister
+from voltrade.orders.order_states import FORCED
 
 ADJUSTED_AFTER = 3
 """This many snapshots in a row must show the same position, smaller than our fills make it, and an exit must have been

@@ -6,8 +6,8 @@ it says: most of it would be its hash.
 
 from __future__ import annotations
 
-from voltrade.journal_market import MARKET, encode_market
-from voltrade.journal_rows import encode
+from voltrade.journal.market import MARKET, encode_market
+from voltrade.journal.rows import encode
 from voltrade.model import MarkPrice, Trades
 
 

@@ -12,7 +12,7 @@ import zlib
 from typing import Any
 
 from voltrade.errors import DamagedJournal
-from voltrade.journal_market import MARKET
+from voltrade.journal.market import MARKET
 
 TABLE = "CREATE TABLE sample (kind TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID"
 TRIGGERS = (

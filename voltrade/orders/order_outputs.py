@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from voltrade import order_states as states
-from voltrade import records, row_facts
-from voltrade.account_books import AccountBooks
 from voltrade.config import ExitSettings
 from voltrade.model import (
     EQUITY_EVERY_MS,
@@ -19,9 +16,12 @@ from voltrade.model import (
     TakeSnapshot,
     WorkingType,
 )
-from voltrade.order_register import OrderRegister
-from voltrade.order_states import PURPOSES
-from voltrade.records import AlertRow, ChangeRow, EquityRow, OrderRow, RefusalRow, TripRow
+from voltrade.orders import order_states as states
+from voltrade.orders import records, row_facts
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.order_register import OrderRegister
+from voltrade.orders.order_states import PURPOSES
+from voltrade.orders.records import AlertRow, ChangeRow, EquityRow, OrderRow, RefusalRow, TripRow
 from voltrade.risk import Gate
 
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from voltrade.errors import DamagedJournal, JournalError
-from voltrade.journal_market import MARKET, decode_market, decode_trades, encode_trades
+from voltrade.journal.market import MARKET, decode_market, decode_trades, encode_trades
 from voltrade.model import Event, Output, Trades, storable
 
 Fact = TypeVar("Fact", bound=Event | Output)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from voltrade.account_books import AccountBooks
 from voltrade.errors import DataError
 from voltrade.model import Instrument, Purpose
-from voltrade.order_register import Order, OrderRegister
-from voltrade.order_states import PURPOSES, RESTART, STATES
-from voltrade.records import OrderRow, PositionRow
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.order_register import Order, OrderRegister
+from voltrade.orders.order_states import PURPOSES, RESTART, STATES
+from voltrade.orders.records import OrderRow, PositionRow
 from voltrade.risk import whole
 
 _REASONS = frozenset({"reason", "lookup_reason", "cancel_reason", "exit_reason", "closing_reason", "rest_reason"})

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from voltrade.account_watch import COMPARE, AccountWatch
 from voltrade.core import TradingCore
 from voltrade.errors import ExchangeError
 from voltrade.exchange.ports import OrderGateway
-from voltrade.inbox import Inbox
 from voltrade.model import USER_STREAM_UP, Event, Instrument, Snapshot, TakeSnapshot
+from voltrade.session.account_watch import COMPARE, AccountWatch
+from voltrade.session.inbox import Inbox
 from voltrade.symbol_filters import filters_of, is_same
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from voltrade import order_queries, order_rules, position_rules, position_timers, records, risk
-from voltrade import order_states as states
+from voltrade import risk
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, Rows, bind, compiled, compiled_part
 from voltrade.model import NEVER, CloseReason
-from voltrade.records import add_output, note_row
+from voltrade.orders import order_queries, order_rules, position_rules, position_timers, records
+from voltrade.orders import order_states as states
+from voltrade.orders.records import add_output, note_row
 
 DAY_END = int(CloseReason.DAY_END)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from voltrade import order_states as states
-from voltrade import records
 from voltrade.compiled import Record, compiled, compiled_part
+from voltrade.orders import order_states as states
+from voltrade.orders import records
 
 # --- one order --------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from voltrade import risk
 from voltrade.compiled import Record, Rows, compiled_part, record_dtype
 from voltrade.config import ExecutionSettings, ExitSettings, milliseconds
 from voltrade.model import EQUITY_POINT, NEVER, Instrument
-from voltrade.order_states import NONE
+from voltrade.orders.order_states import NONE
 
 ROWS = 32
 """Rows for the orders of a symbol that can still act or whose fills aren't all counted. A finished order frees its

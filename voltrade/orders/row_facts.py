@@ -23,8 +23,14 @@ from voltrade.model import (
     TimeInForce,
     WorkingType,
 )
-from voltrade.order_states import PURPOSES, REST_STUCK_TEXT, STOP_MISSING_TEXT, TOO_MANY_ORDERS_TEXT, refused_text
-from voltrade.records import (
+from voltrade.orders.order_states import (
+    PURPOSES,
+    REST_STUCK_TEXT,
+    STOP_MISSING_TEXT,
+    TOO_MANY_ORDERS_TEXT,
+    refused_text,
+)
+from voltrade.orders.records import (
     NEVER_PLACED,
     ORDER_IS_GONE,
     REST_IS_STUCK,

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from voltrade import order_states as states
-from voltrade import row_facts
-from voltrade.account_books import AccountBooks
 from voltrade.model import NEVER, AlgoUpdate, OrderUpdate, Purpose, Side
-from voltrade.order_states import PURPOSES, STATES, AlgoState, OrderState
-from voltrade.records import ROWS, SPARE, OrderRow, PositionRow
+from voltrade.orders import order_states as states
+from voltrade.orders import row_facts
+from voltrade.orders.account_books import AccountBooks
+from voltrade.orders.order_states import PURPOSES, STATES, AlgoState, OrderState
+from voltrade.orders.records import ROWS, SPARE, OrderRow, PositionRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from voltrade.errors import ExchangeError, SessionError
 from voltrade.exchange.ports import Feed
-from voltrade.inbox import Inbox, TradeRow
 from voltrade.model import Answer, Command, Event, MarkPrice, Segment, StreamStatus, Trades
+from voltrade.session.inbox import Inbox, TradeRow
 from voltrade.tape_loop import AdvanceExchange, DrainEvents, EndOfTape, NextSegment, Request, SendCommand
 
 log = logging.getLogger(__name__)
