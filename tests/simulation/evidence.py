@@ -46,7 +46,7 @@ class Request:
     """HTTP status as the engine saw it; 0 without an answer."""
     code: int
     retry_after_s: int
-    """Retry-After of the answer, 0 without one."""
+    """Retry-After of the answer, or what its text says of a ban's end; 0 where it says neither."""
     used_weight: int
     """What the venue said was used in this minute, -1 where it did not say."""
     durable: bool

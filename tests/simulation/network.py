@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import re
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from voltrade.venue.streams import Socket
 LATENCY_S = (0.004, 0.020)
 """Of a packet one way, evenly drawn."""
 DIAL_S = 0.03
+BANNED = re.compile("banned until ([0-9]{13})")
 NOBODY: Given = (0, CIMultiDict(), "")
 """What comes where nobody answers."""
 
@@ -138,7 +140,7 @@ class Network:
             self.on_packet(f"answer {asked.what}")
             _end(answer, answered)
         finally:
-            told = (status, _code(status, text), int(headers.get("Retry-After", 0)))
+            told = (status, _code(status, text), _retry_after_s(headers, text, got))
             weight = int(headers.get("X-MBX-USED-WEIGHT-1M", -1))
             facts = (asked.method, asked.path, asked.client_id)
             self.requests.append(Request(sent, arrived, got, *facts, *told, weight, durable))
@@ -219,6 +221,13 @@ def _code(status: int, text: str) -> int:
     head = text.find('"code":') if status != 200 else -1
     digits = text[head + 7 :].split(",")[0].strip("} ") if head >= 0 else ""
     return int(digits) if digits.lstrip("-").isdigit() else 0
+
+
+def _retry_after_s(headers: Any, text: str, now: int) -> int:
+    """Return for how many whole seconds an answer forbids requests, by its head or its text; 0 where it says neither."""
+    banned = BANNED.search(text)
+    until_s = max(0, int(banned[1]) - now) // 1000 if banned else 0
+    return int(headers.get("Retry-After", until_s))
 
 
 class _Link:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from simulation.evidence import Evidence, JournalRow, Json, Request, Violation
+from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Violation
 from simulation.reading import (
     BAR_FIELDS,
     DAY_MS,
     ENDED,
+    KEY_TOLD_MS,
     NAME,
+    NEVER,
     OURS,
     PLACES,
     ZERO,
@@ -28,8 +30,10 @@ from simulation.reading import (
     Placed,
     Reading,
     fills_in,
+    forbids,
     is_ours,
     money,
+    pause_ms,
     reading_of,
     trades_of,
 )
@@ -482,10 +486,11 @@ def o5_protected(evidence: Evidence) -> list[Violation]:
     """Stops of ours that wait, and exits of ours that work, cover our position; see `VenueOrder.covers`.
 
     The clock of a stretch starts anew when the process dies in it: what came before is held to 2 s (5 s of usable REST
-    where a fault was felt in the minute before), what comes after to 8 s of usable REST. Where packets are slow, the
+    where a fault was felt in the minute before or the first 2 s, other than one of market data), what comes after to 8 s
+    of usable REST. Where packets are slow, the
     way of one that tells of the position and of one that brings the stop is not counted, as far as they are late. That
     a stop is gone nobody can know before the comparison of that minute where the exchange says no word of it, or none
-    that arrives. Nobody tends a position after a session has ended: it must be covered at that moment, and what a
+    that arrives, unless a journal has it sooner. Nobody tends a position after a session has ended: it must be covered at that moment, and what a
     person does to it later is his.
     """
     reading, found = reading_of(evidence), []
@@ -515,23 +520,35 @@ def _bare_too_long(reading: Reading, bare: Bare) -> list[Violation]:
 def _pieces(reading: Reading, begin: int, end: int) -> list[tuple[int, int, int]]:
     """Cut a stretch at the deaths in it; each piece with how long it may be."""
     cuts = [begin, *(death for death in reading.deaths if begin < death < end), end]
-    first = BARE_STRUCK_MS if reading.is_struck(begin - FELT_FOR_MS, cuts[1]) else BARE_MS
+    first = BARE_STRUCK_MS if reading.is_hampered(begin - FELT_FOR_MS, begin + BARE_MS) else BARE_MS
     recent = [death for death in reading.deaths if begin - BARE_DEAD_MS <= death <= begin]
     if recent:
         first = max(first, BARE_DEAD_MS - (begin - recent[-1]))
-    if _is_unheard(reading, begin):
-        first += COMPARED_MS
+    first += _unheard_ms(reading, begin)
     limits = [first] + [BARE_DEAD_MS] * (len(cuts) - 2)
     return list(zip(cuts, cuts[1:], limits, strict=False))
 
 
-def _is_unheard(reading: Reading, time: int) -> bool:
-    """Whether a stop ended at a time, and not by us, without a word of it that the engine could have heard."""
+def _unheard_ms(reading: Reading, time: int) -> int:
+    """How long it may take until the engine hears that a stop ended at a time: 0 where it was us, or where no fault
+    kept the word of it away; else until the journal has it, or the account is compared."""
     evidence = reading.evidence
     ended = [row for row in evidence.of_kind("algo") if row["time"] == time and row["status"] in ENDED]
-    ended += [row for row in evidence.of_kind("fault") if row["time"] == time and row["do"] == "forget_stops"]
+    forgotten = any(row["time"] == time and row["do"] == "forget_stops" for row in evidence.of_kind("fault"))
     by_us = any(each.method == "DELETE" and each.arrived == time for each in evidence.requests)
-    return bool(ended) and not by_us and any(since <= time <= until for since, until in reading.unheard)
+    if not (ended or forgotten) or by_us or not any(since <= time <= until for since, until in reading.unheard):
+        return 0
+    return min(COMPARED_MS, _heard(reading, {row["client_order_id"] for row in ended}, time) - time)
+
+
+def _heard(reading: Reading, names: set[str], time: int) -> int:
+    """When a journal has that orders ended which ended at a time."""
+    for _, row in reading.of_kind("AlgoUpdate", "Reply", "Snapshot"):
+        if row.time >= time and any(
+            order["client_order_id"] in names and order["status"] in ENDED for order in _orders_in(row)
+        ):
+            return row.time
+    return NEVER
 
 
 def _late_on_the_way(reading: Reading, begin: int, end: int) -> int:
@@ -988,7 +1005,7 @@ def _leverage_raised(reading: Reading) -> list[Violation]:
 def o10_polite(evidence: Evidence) -> list[Violation]:
     """Nothing is sent while an answer's Retry-After runs, no ban is provoked, at most 80 % of the weight is used.
 
-    A process that has died takes its Retry-After with it. A 418 is planned where a strike that imposes one is felt
+    A 429 that does not say how long it lasts counts as 5 s, a 418 as a minute. A process that has died takes its Retry-After with it. A 418 is planned where a strike that imposes one is felt
     while the request is on its way: it may have been sent before, and held up.
     """
     found = _too_heavy(evidence)
@@ -1033,20 +1050,21 @@ def _is_planned_ban(evidence: Evidence, request: Request) -> bool:
 
 
 def _impatient(evidence: Evidence) -> list[Violation]:
+    """The first request that was sent though an answer forbade it, by its Retry-After or, without one, its status."""
     found, sent = [], [request.sent for request in evidence.requests]
     ends = [life.end for life in evidence.lives]
     for answer in evidence.requests:
-        if answer.retry_after_s <= 0 or answer.answered < 0:
+        if not (answer.retry_after_s > 0 or forbids(answer)) or answer.answered < 0:
             continue
-        until = answer.answered + answer.retry_after_s * 1000
-        until = min([until, *(end for end in ends if end >= answer.answered)])
+        until = min([answer.answered + pause_ms(answer), *(end for end in ends if end >= answer.answered)])
         first = bisect.bisect_right(sent, answer.answered)
         if first < len(sent) and sent[first] < until:
             early = evidence.requests[first]
-            after = early.sent - answer.answered
-            text = f"{early.method} {early.path} {after} ms into {answer.retry_after_s} s of Retry-After"
+            after, pause = early.sent - answer.answered, pause_ms(answer) // 1000
+            told = f"{pause} s of Retry-After" if answer.retry_after_s else f"the {pause} s after a {answer.status}"
+            text = f"{early.method} {early.path} {after} ms into {told}"
             found.append(Violation("O10", "impatient", early.sent, text))
-    return found
+    return found[:1]
 
 
 # --- O11: bars -------------------------------------------------------------------------------------------------------
@@ -1125,8 +1143,8 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
     or cancelled just before, of which news may be on its way. It says why not: the
     breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given since the last entry. And it asks
     little meanwhile: an incident is a strike, until the next one begins. A session ends when its time is over, and flat
-    where it was to; a user stream that does not tell an accepted order is dialled again, and a clock that is refused
-    measured.
+    where it was to; a user stream that does not tell an accepted order is dialled again, or whose key has expired, where
+    that was told; and a clock that is refused is measured.
     """
     reading, found = reading_of(evidence), []
     found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence)
@@ -1155,11 +1173,26 @@ def _failed(reading: Reading) -> list[Violation]:
     failed = [
         life
         for life in reading.evidence.lives
-        if life.how == "failed"
-        and not (life.reason.startswith(UNREACHED) and reading.is_struck(life.begin - FELT_FOR_MS, life.end))
+        if life.how == "failed" and not (life.reason.startswith(UNREACHED) and _could_not_start(reading, life))
     ]
     text = "" if not failed else f"{len(failed)} engines failed, the first with {failed[0].reason}"
     return [Violation("O12", "engine failed", failed[0].end, text)] if failed else []
+
+
+def _could_not_start(reading: Reading, life: Life) -> bool:
+    """Whether an engine never had the account read, and at its end REST was down, or a fault struck what it asked."""
+    evidence = reading.evidence
+    rows = evidence.journals[life.run] if life.run < len(evidence.journals) else []
+    if any(row.kind == "Snapshot" and life.begin <= row.time <= life.end for row in rows):
+        return False
+    since = max(life.begin, life.end - SETTLED_MS)
+    struck = [row["time"] for row in evidence.of_kind("fault") if _REQUEST.match(str(row.get("struck", "")))]
+    down = any(begin <= life.end and until >= since for begin, until in evidence.rest_down)
+    return down or any(since <= time <= life.end for time in struck)
+
+
+_REQUEST = re.compile("GET |POST |PUT |DELETE ")
+"""How the log names a request that a fault struck."""
 
 
 def _ended_early(evidence: Evidence) -> list[Violation]:
@@ -1215,7 +1248,7 @@ def _open_by_hand(reading: Reading) -> list[str]:
 def _not_dialled_again(reading: Reading) -> list[Violation]:
     """An accepted order of which a silent user stream tells nothing has that stream dialled again."""
     evidence, found = reading.evidence, []
-    dials = [time for time, url in evidence.dials if "listenKey" in url]
+    dials = reading.user_dials
     for client_id, placed in reading.placed_by_id.items():
         post = reading.posts.get(client_id)
         if post is None or post.status != 200 or post.answered < 0:
@@ -1225,6 +1258,12 @@ def _not_dialled_again(reading: Reading) -> list[Violation]:
         if not is_dialled and _only_deaf(evidence, placed[0].time, end):
             text = f"{client_id} was accepted, the stream said nothing for {DIALLED_MS} ms, and was not dialled again"
             found.append(Violation("O12", "stream not dialled", post.answered, text))
+    for key in reading.keys_gone:
+        end = key.begin + KEY_TOLD_MS
+        is_alive = any(life.begin + SETTLED_MS <= key.begin and end < life.end for life in evidence.lives)
+        if is_alive and reading.is_told(key) and not any(key.begin <= time <= end for time in dials):
+            text = f"a key expired, which was told, and no stream was opened for {KEY_TOLD_MS} ms"
+            found.append(Violation("O12", "stream not dialled", key.begin, text))
     return found[:1]
 
 
@@ -1436,8 +1475,8 @@ def measure(evidence: Evidence) -> Json:
     """Return what is a fact of one session and a rule only of many, as plain JSON."""
     reading = reading_of(evidence)
     bare = [(bare, bare.end - bare.begin) for bare in reading.bare]
-    struck = [ms for each, ms in bare if reading.is_struck(each.begin - FELT_FOR_MS, each.end)]
-    calm = [ms for each, ms in bare if not reading.is_struck(each.begin - FELT_FOR_MS, each.end)]
+    struck = [ms for each, ms in bare if reading.is_hampered(each.begin - FELT_FOR_MS, each.begin + BARE_MS)]
+    calm = [ms for each, ms in bare if not reading.is_hampered(each.begin - FELT_FOR_MS, each.begin + BARE_MS)]
     expected, sent = _entries(reading)
     lives = evidence.lives
     return {

@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate
 
-from simulation.evidence import Evidence, JournalRow, Json, Request
+from simulation.evidence import Evidence, JournalRow, Json, Request, Strike
 
 OURS = "vt-"
 """How our client order ids begin."""
@@ -34,6 +34,14 @@ HOLDING = ("delay_request", "late")
 """Faults by which an order is placed late, or never."""
 BLOCKED, BAN_MS, PAUSES_MS = (418, 429), 60_000, (5_000, 10_000, 20_000, 40_000, 60_000)
 """Answers that forbid further requests, and for how long where they do not say: a 418, and one 429 after another."""
+TOO_MANY_ORDERS = -1015
+"""Code of a 429 that forbids further orders alone."""
+UNTOLD = ("drop", "lag", "reorder", "delay", "hold", "garble", "alter")
+"""Faults by which an event is told late, otherwise, or never."""
+KEY_TOLD_MS = 10_000
+"""How long a user stream may tell nothing whose key has expired, where the venue told that."""
+OF_MARKET = ("jump", "mark")
+"""Faults of market data that name no stream."""
 MONEY = Decimal("1e-8")
 ZERO = Decimal(0)
 CHILD_WORKS_MS, CHILD_WORKS_TRADES = 3_000, 10
@@ -543,17 +551,57 @@ class Reading:
         return felt + [(time, time) for time in self.deaths]
 
     @cached_property
+    def hampered(self) -> list[tuple[int, int]]:
+        """When faults of orders, user data or the process were felt, and not of market data alone."""
+        return self.hampered_by(self.evidence.strikes) + self._deaf
+
+    def hampered_by(self, strikes: Iterable[Strike]) -> list[tuple[int, int]]:
+        """When faults but those of market data were felt: these strikes, what the venue noted, and deaths.
+
+        What waits for something to strike is felt when the venue notes that it struck.
+        """
+        felt = [(each.begin, each.until) for each in strikes if not (_waits(each) or _is_of_market(each))]
+        rows = [row for row in self.evidence.of_kind("fault") if not str(row.get("struck", "")).startswith("market")]
+        rows = [row for row in rows if row["do"] not in OF_MARKET]
+        felt += [(row["time"], row["time"] + int(row.get("for_s", 0) * 1000)) for row in rows]
+        return felt + [(time, time) for time in self.deaths]
+
+    def is_hampered(self, begin: int, end: int) -> bool:
+        return any(since <= end and until >= begin for since, until in self.hampered)
+
+    @cached_property
     def _deaf(self) -> list[tuple[int, int]]:
-        """From when a user stream tells nothing more, without a word, until one is opened again."""
-        keys = [each for each in self.evidence.strikes if each.kind in ("expire_listen_key", "new_listen_key")]
-        dials = [time for time, url in self.evidence.dials if "listenKey" in url] + [self.evidence.judged]
-        return [(key.begin, next(time for time in dials if time >= key.begin)) for key in keys]
+        """From when a user stream tells nothing more until one is opened again; where its end was told, for 10 s."""
+        found = []
+        for key in self.keys_gone:
+            until = next((time for time in self.user_dials if time >= key.begin), self.evidence.judged)
+            found.append((key.begin, min(until, key.begin + KEY_TOLD_MS) if self.is_told(key) else until))
+        return found
+
+    @property
+    def keys_gone(self) -> list[Strike]:
+        """Strikes by which a user stream tells nothing more."""
+        return [each for each in self.evidence.strikes if each.kind in ("expire_listen_key", "new_listen_key")]
+
+    @cached_property
+    def user_dials(self) -> list[int]:
+        """When user streams were opened."""
+        return [time for time, url in self.evidence.dials if "listenKey" in url]
+
+    def is_told(self, key: Strike) -> bool:
+        """Whether the venue told that a key has expired, and nothing else was wrong about then that kept it away."""
+        if key.kind != "expire_listen_key" or not key.facts.get("with", {}).get("told", True):
+            return False
+        others = self.hampered_by([each for each in self.evidence.strikes if each is not key])
+        others.remove((key.begin, key.begin)) if (key.begin, key.begin) in others else None
+        return not any(since <= key.begin + KEY_TOLD_MS and until >= key.begin - 1_000 for since, until in others)
 
     @cached_property
     def unheard(self) -> list[tuple[int, int]]:
         """When the exchange ended stops of ours, and its word of that was lost or held back, or it said none."""
         rows = self.evidence.of_kind("fault")
-        lost = {row["time"] for row in rows if str(row.get("struck", "")).startswith("user ALGO_UPDATE")}
+        told = [row for row in rows if str(row.get("struck", "")).startswith("user ALGO_UPDATE")]
+        lost = {row["time"] for row in told if row["do"] in UNTOLD}
         lost |= {row["time"] for row in rows if row["do"] == "forget_stops"}
         deaf = self._deaf + [
             (each.begin, each.until)
@@ -597,16 +645,20 @@ class Reading:
 
     @cached_property
     def _blocked(self) -> list[tuple[int, int]]:
-        """Stretches in which a process may send nothing: after an answer that forbids it, for as long as that says."""
+        """Stretches in which a process may send nothing: after an answer that forbids it, for as long as that says.
+
+        What is answered to a request within such a stretch makes it no longer, unless it says how long it lasts.
+        """
         ends = [life.end for life in self.evidence.lives]
-        found, unsaid = [], 0
+        found, unsaid, until = [], 0, 0
         for each in sorted(self.evidence.requests, key=lambda each: each.answered):
-            at, is_unsaid = each.answered, each.status in BLOCKED and not each.retry_after_s
-            if at >= 0 and each.status in BLOCKED:
-                unsaid_ms = BAN_MS if each.status == 418 else PAUSES_MS[min(unsaid, len(PAUSES_MS) - 1)]
-                pause = each.retry_after_s * 1_000 or unsaid_ms
-                found.append((at, min([at + pause, *(end for end in ends if end >= at)])))
-            unsaid = unsaid + 1 if is_unsaid else 0 if each.status == 200 else unsaid
+            at = each.answered
+            if at >= 0 and forbids(each) and (each.retry_after_s or at >= until):
+                until = min([at + pause_ms(each, unsaid), *(end for end in ends if end >= at)])
+                found.append((at, until))
+                unsaid += not each.retry_after_s
+            elif each.status == 200:
+                unsaid = 0
         return found
 
     @cached_property
@@ -682,6 +734,27 @@ def reading_of(evidence: Evidence) -> Reading:
         kept["_reading"] = Reading(evidence)
     found: Reading = kept["_reading"]
     return found
+
+
+def forbids(answer: Request) -> bool:
+    """Whether an answer forbids further requests."""
+    return answer.status in BLOCKED and answer.code != TOO_MANY_ORDERS
+
+
+def pause_ms(answer: Request, unsaid: int = 0) -> int:
+    """For how long an answer forbids requests, after so many before it that did not say for how long."""
+    unsaid_ms = BAN_MS if answer.status == 418 else PAUSES_MS[min(unsaid, len(PAUSES_MS) - 1)]
+    return answer.retry_after_s * 1_000 or unsaid_ms
+
+
+def _waits(strike: Strike) -> bool:
+    """Whether a strike is of the venue's script, and waits for what it strikes."""
+    return "until_s" in strike.facts
+
+
+def _is_of_market(strike: Strike) -> bool:
+    on = str(strike.facts.get("on", "")), str(strike.facts.get("category", ""))
+    return strike.kind in OF_MARKET or any(name.startswith("market") for name in on)
 
 
 def fills_in(row: JournalRow) -> list[Json]:

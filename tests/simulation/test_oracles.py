@@ -285,11 +285,11 @@ def banned_on_the_way(begun_after: int) -> Doctor:
     """A request is held up for 4 s and answered with a ban; one was planned to begin so much after its answer."""
 
     def doctor(found: Evidence) -> Evidence:
-        request = found.requests[3]
+        request = found.requests[-1]
         late = replace(request, answered=request.arrived + 4_000, status=418)
         begin = late.answered + begun_after
         strike = Strike("ban", begin, begin + 20_000, {"code": 418, "for_s": 20.0})
-        return replace(found, requests=[*found.requests[:3], late, *found.requests[4:]], strikes=[strike])
+        return replace(found, requests=[*found.requests[:-1], late], strikes=[strike])
 
     return doctor
 
@@ -454,10 +454,25 @@ def failed_at_the_end(found: Evidence) -> Evidence:
     return replace(found, lives=[replace(found.lives[0], how="failed", reason="another engine trades it")])
 
 
+NOBODY = "ExchangeError: fapiPublicGetExchangeInfo: no answer"
+
+
 def failed_start(found: Evidence) -> Evidence:
     """A start that found nobody at the exchange, before the one that traded."""
-    first = Life(found.opened, found.opened + 1_000, "failed", "ExchangeError: fapiPublicGetExchangeInfo: no answer")
-    return replace(found, lives=[first, *found.lives])
+    return replace(found, lives=[Life(found.opened - 3_000, found.opened - 2_000, "failed", NOBODY), *found.lives])
+
+
+def down_until(before: int) -> Doctor:
+    """REST was down until so long before the venue opened."""
+    return lambda found: replace(found, rest_down=[(found.opened - 30_000, found.opened - before)])
+
+
+def failed_while_down(found: Evidence) -> Evidence:
+    """An engine that had read the account fails while REST is down, and the next one goes on."""
+    life = found.lives[0]
+    end = (life.begin + life.end) // 2
+    lives = [replace(life, end=end, how="failed", reason=NOBODY), replace(life, begin=end)]
+    return replace(found, lives=lives, rest_down=[(end - 1_000, end + 1_000)])
 
 
 def ended_at(reason: str, early_ms: int) -> Doctor:
@@ -501,6 +516,21 @@ def deaf(dialled_after: int) -> Doctor:
         strike = Strike("deaf", post.sent - 5_000, post.sent + 30_000, {"category": "private", "row": "C2"})
         dials = [(post.answered + dialled_after, "ws://127.0.0.1:1/private/ws?listenKey=k")]
         return replace(found, strikes=[strike], dials=dials, clean_entries=None)
+
+    return doctor
+
+
+def key_expired(dialled_after: int, **facts: Any) -> Doctor:
+    """The key of the user stream expires after a minute, and a stream is opened so much later."""
+
+    def doctor(found: Evidence) -> Evidence:
+        begin = found.opened + 60_000
+        dials = [(begin + dialled_after, "ws://127.0.0.1:1/private/ws?listenKey=k")]
+        strike = Strike("expire_listen_key", begin, begin, {**facts, "row": "C1"})
+        row = {"time": begin, "kind": "fault", "do": "expire_listen_key", "struck": ""}
+        at = next(n for n, each in enumerate(found.truth) if each.get("time", 0) > begin)
+        truth = [*found.truth[:at], row, *found.truth[at:]]
+        return replace(found, truth=truth, strikes=[strike], dials=dials, clean_entries=None)
 
     return doctor
 
@@ -724,17 +754,40 @@ def forgotten(after: int = 0) -> Doctor:
     return of_truth(change)
 
 
-def expired(struck: str) -> Doctor:
+def expired(struck: str, do: str = "reorder") -> Doctor:
     """At the first fill of the first round trip a stop expires, and a fault strikes what is told then."""
 
     def change(rows: list[Json]) -> list[Json]:
         at = venue_rows(rows, "fill", "-1e1")[0]
         stop = next(row for row in rows if row["kind"] == "algo")
         told = {**stop, "time": rows[at]["time"], "client_order_id": "vt-e9-9s9", "algo_id": 99, "status": "EXPIRED"}
-        fault = {"time": rows[at]["time"], "kind": "fault", "do": "reorder", "struck": struck}
+        fault = {"time": rows[at]["time"], "kind": "fault", "do": do, "struck": struck}
         return [*rows[:at], told, fault, *rows[at:]]
 
     return of_truth(change)
+
+
+def heard(after: int) -> Doctor:
+    """The journal has the end of that stop so long after it."""
+
+    def doctor(found: Evidence) -> Evidence:
+        now = found.truth[venue_rows(found.truth, "fill", "-1e1")[0]]["time"] + after
+        stop = next(row for row in found.journals[0] if row.kind == "AlgoUpdate")
+        row = replace(stop, time=now, body={**stop.body, "client_order_id": "vt-e9-9s9", "status": "EXPIRED"})
+        at = next(n for n, each in enumerate(found.journals[0]) if each.time >= now)
+        return of_journal(lambda rows: rows.insert(at, row))(found)
+
+    return doctor
+
+
+def struck_after(ms: int, **facts: Any) -> Doctor:
+    """A fault strikes for a second, so long after the first fill of the first round trip."""
+
+    def doctor(found: Evidence) -> Evidence:
+        begin = found.truth[venue_rows(found.truth, "fill", "-1e1")[0]]["time"] + ms
+        return replace(found, strikes=[Strike("slow", begin, begin + 1_000, facts)])
+
+    return doctor
 
 
 def died(after: int) -> Doctor:
@@ -875,6 +928,23 @@ DOCTORED: list[Case] = [
     ("uncovered since before one was forgotten", both(bare_for(9_000), forgotten(1_000)), {"O5 uncovered"}),
     ("uncovered after an expiry that was told", both(bare_for(9_000), expired("market aggTrade")), {"O5 uncovered"}),
     (
+        "uncovered after an expiry that was told twice",
+        both(bare_for(9_000), expired("user ALGO_UPDATE EXPIRED x", "duplicate")),
+        {"O5 uncovered"},
+    ),
+    (
+        "uncovered for 9 s after an expiry that was heard after 1 s",
+        both(bare_for(9_000), expired("user ALGO_UPDATE EXPIRED x"), heard(1_000)),
+        {"O5 uncovered"},
+    ),
+    ("2.1 s under a fault of market data", both(bare_for(2_100), struck("abort", on="market")), {"O5 uncovered"}),
+    (
+        "2.1 s under a fault that waited and struck nothing",
+        both(bare_for(2_100), struck("refuse", on="POST", until_s=700.0)),
+        {"O5 uncovered"},
+    ),
+    ("4.9 s, and a fault after 2.1 s", both(bare_for(4_900), struck_after(2_100)), {"O5 uncovered"}),
+    (
         "a stop that closes the position covers nothing",
         saying("algo", r"-1s\d", reduce_only=False, close_position=True),
         {"O5 uncovered"},
@@ -950,8 +1020,9 @@ DOCTORED: list[Case] = [
     ),
     # O10: politeness
     ("a request in a Retry-After", asking(1, retry_after_s=100_000, status=429), {"O10 impatient"}),
+    ("a request into a 429 that says nothing", asking(1, status=429), {"O10 impatient"}),
     ("too much weight is used", asking(3, used_weight=1_921), {"O10 weight"}),
-    ("a ban is provoked", asking(3, status=418), {"O10 banned"}),
+    ("a ban is provoked", asking(-1, status=418), {"O10 banned"}),
     ("a ban is provoked just before one that was planned", banned_on_the_way(1), {"O10 banned"}),
     # O11: bars
     ("a bar's volume is one lot off", telling("Bar", 30, volume=15_001), {"O11 bar differs"}),
@@ -985,11 +1056,14 @@ DOCTORED: list[Case] = [
     ("too many questions after a strike", questions, {"O12 questions"}),
     ("an engine failed for a reason, while flat", failed_at_the_end, {"O12 dead", "O12 engine failed"}),
     ("a start fails though the exchange can be reached", failed_start, {"O12 engine failed"}),
+    ("a start fails long after an outage", both(down_until(13_000), failed_start), {"O12 engine failed"}),
+    ("an engine that traded fails in an outage", failed_while_down, {"O12 engine failed"}),
     ("a session ended before its time", ended_at("DURATION_END", 100_000), {"O12 ended early"}),
     ("a session that was to end flat ends with a position", not_flat_at_the_end, {"O12 ended open"}),
     ("a session runs though its time is over", runs_on(61_000), {"O12 never ended"}),
     ("timestamps are refused and the clock is not measured", too_late(21), {"O12 clock wrong"}),
     ("a user stream says nothing and is not dialled again", deaf(20_000), {"O12 stream not dialled"}),
+    ("a key expires and no stream is opened for 11 s", key_expired(11_000), {"O12 stream not dialled"}),
     (
         "a stream stays down, and an alert was given before the last entry",
         both(having(lives=[Life(0, 10**14, "running")]), early_alert, STREAM_DOWN),
@@ -1081,7 +1155,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an entry 200 ms after the halt", both(of_journal(halted_after_intent), late_by(200, "-3e1"))),
     ("a stop cancelled by hand where that is ignored", both(setting(on_manual="ignore"), cancelled_by_hand)),
     ("leverage that was changed by hand, and back", both(a_leverage(5), a_leverage(3))),
-    ("a ban that was planned", both(asking(3, status=418), struck("ban", code=418))),
+    ("a ban that was planned", both(asking(-1, status=418), struck("ban", code=418))),
     ("a ban that began while the request was held up", banned_on_the_way(0)),
     ("a Retry-After that is heeded", asking(-1, retry_after_s=60, status=429)),
     ("trades that were lost, in bars that say so", both(of_journal(lost_trades), tainted_as_lost)),
@@ -1105,9 +1179,22 @@ SILENT: list[tuple[str, Doctor]] = [
         "uncovered for 9 s after an expiry that was held back",
         both(bare_for(9_000), expired("user ALGO_UPDATE EXPIRED x")),
     ),
+    (
+        "likewise where the journal has it after 6 s",
+        both(bare_for(9_000), expired("user ALGO_UPDATE EXPIRED x"), heard(6_000)),
+    ),
+    ("4.9 s, and a fault after 1.9 s", both(bare_for(4_900), struck_after(1_900))),
+    (
+        "4.9 s under a fault that waited and struck then",
+        both(bare_for(4_900), forgotten(500), struck("forget_stops", until_s=700.0)),
+    ),
+    ("a key that expires and a stream that is opened", key_expired(9_000)),
+    ("a key that expires without a word", key_expired(11_000, **{"with": {"told": False}})),
+    ("a 429 that says nothing, 4 s before the end", asking(-1, status=429)),
+    ("a 429 that forbids orders alone", asking(1, status=429, code=-1015)),
     ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
     ("funding that nobody told of a position that ended 10 s later", funding("-12.5", before_ms=10_000)),
-    ("a start that is tried again in an outage", both(struck("maintenance"), failed_start)),
+    ("a start that is tried again in an outage", both(down_until(2_500), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),
     (
         "a stream that stays down, and an alert since the last entry",
@@ -1220,6 +1307,15 @@ def test_time_for_which_an_answer_forbids_requests_is_not_usable(clean: Evidence
     begun = asked.answered
     assert reading.Reading(replace(told, rest_down=[])).usable(begun, begun + 9_000) == 2_000
     assert reading.Reading(replace(blocked, requests=[asked], rest_down=[])).usable(begun, begun + 9_000) == 4_000
+
+
+def test_who_asks_on_into_a_429_is_blocked_no_longer(clean: Evidence) -> None:
+    """Two are answered while the first pause of 5 s runs; the next, after it, has the second pause of 10 s."""
+    [asked] = (each for each in blocked_at_the_first_fill(clean).requests if each.status == 429)
+    begun = asked.answered
+    again = [replace(asked, answered=begun + ms) for ms in (0, 2_000, 4_900, 6_000)]
+    found = reading.Reading(replace(clean, requests=again, rest_down=[]))
+    assert found.usable(begun, begun + 30_000) == 30_000 - 5_000 - 10_000
 
 
 def test_time_without_rest_is_counted_once(clean: Evidence) -> None:
