@@ -224,7 +224,7 @@ def _code(status: int, text: str) -> int:
 
 
 def _retry_after_s(headers: Any, text: str, now: int) -> int:
-    """Return for how many whole seconds an answer forbids requests, by its head or its text; 0 where it says neither."""
+    """Return for how many whole seconds an answer forbids requests, by its head or its text; 0 without either."""
     banned = BANNED.search(text)
     until_s = max(0, int(banned[1]) - now) // 1000 if banned else 0
     return int(headers.get("Retry-After", until_s))

@@ -486,12 +486,11 @@ def o5_protected(evidence: Evidence) -> list[Violation]:
     """Stops of ours that wait, and exits of ours that work, cover our position; see `VenueOrder.covers`.
 
     The clock of a stretch starts anew when the process dies in it: what came before is held to 2 s (5 s of usable REST
-    where a fault was felt in the minute before or the first 2 s, other than one of market data), what comes after to 8 s
-    of usable REST. Where packets are slow, the
-    way of one that tells of the position and of one that brings the stop is not counted, as far as they are late. That
-    a stop is gone nobody can know before the comparison of that minute where the exchange says no word of it, or none
-    that arrives, unless a journal has it sooner. Nobody tends a position after a session has ended: it must be covered at that moment, and what a
-    person does to it later is his.
+    where a fault was felt in the minute before or in the first 2 s, and not one of market data), what comes after to
+    8 s of usable REST. Where packets are slow, the way of one that tells of the position and of one that brings the
+    stop is not counted, as far as they are late. That a stop is gone nobody can know before the comparison of that
+    minute where the exchange says no word of it, or none that arrives, unless a journal has it sooner. Nobody tends a
+    position after a session has ended: it must be covered at that moment, and what a person does to it later is his.
     """
     reading, found = reading_of(evidence), []
     for bare in reading.bare:
@@ -1005,8 +1004,9 @@ def _leverage_raised(reading: Reading) -> list[Violation]:
 def o10_polite(evidence: Evidence) -> list[Violation]:
     """Nothing is sent while an answer's Retry-After runs, no ban is provoked, at most 80 % of the weight is used.
 
-    A 429 that does not say how long it lasts counts as 5 s, a 418 as a minute. A process that has died takes its Retry-After with it. A 418 is planned where a strike that imposes one is felt
-    while the request is on its way: it may have been sent before, and held up.
+    A 429 that does not say how long it lasts counts as 5 s, a 418 as a minute. A process that has died takes its
+    Retry-After with it. A 418 is planned where a strike that imposes one is felt while the request is on its way: it
+    may have been sent before, and held up.
     """
     found = _too_heavy(evidence)
     for request in evidence.requests:
@@ -1143,8 +1143,8 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
     or cancelled just before, of which news may be on its way. It says why not: the
     breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given since the last entry. And it asks
     little meanwhile: an incident is a strike, until the next one begins. A session ends when its time is over, and flat
-    where it was to; a user stream that does not tell an accepted order is dialled again, or whose key has expired, where
-    that was told; and a clock that is refused is measured.
+    where it was to; a user stream is dialled again that does not tell an accepted order, or whose key has expired, which
+    was told; and a clock that is refused is measured.
     """
     reading, found = reading_of(evidence), []
     found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence)
