@@ -16,7 +16,7 @@ from voltrade.data.kinds import FUNDING
 from voltrade.data.midnights import repeated_ids
 from voltrade.data.readable_store import ReadableStore
 from voltrade.data.series_checks import FUNDING_RATES, MARK_KLINES, rows_missing
-from voltrade.data.stored_day import Metadata, StoredDay
+from voltrade.data.stored_day import Metadata, StoredDay, ids_between
 from voltrade.model import DAY_MS, HOUR_MS, MINUTE_MS
 from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 
@@ -36,6 +36,36 @@ def test_up_to_a_thousand_ids_are_repeated_and_more_are_counted_anew(repeated: i
     before = StoredDay("trades", "BTCUSDT", DAY, 5_000, 1, last, metadata, 1)
     after = StoredDay("trades", "BTCUSDT", DAY + timedelta(1), 5_000, first, 20_000, metadata, 1)
     assert repeated_ids(before, after) == (repeated if fault == "repeated_at_midnight" else 0)
+
+
+@pytest.mark.parametrize(
+    ("made_of", "files", "raw", "expected"),
+    [
+        (("aggTrades", "aggTrades"), ("a", "b"), (None, None), (40, 50)),
+        (("trades", "trades"), ("a", "a"), (None, None), (40, 50)),  # counted on within one file
+        (("trades", "trades"), ("a", "a"), (70, 90), (40, 50)),
+        (("trades", "trades"), ("a", "b"), (None, None), None),
+        (("trades", "trades"), ("a", "b"), (70, 90), (70, 90)),
+        (("trades", "trades"), ("ab", "ab"), (None, None), None),  # each of the two files counted for itself
+        (("trades", "trades"), ("ab", "ab"), (70, 90), (70, 90)),
+        (("trades", "trades"), ("a", "ab"), (70, None), None),
+        (("trades", "aggTrades"), ("a", "b"), (70, None), None),
+    ],
+)
+def test_ids_of_two_days_are_compared_as_the_exchange_counts_them(
+    made_of: tuple[str, str], files: tuple[str, str], raw: tuple[int | None, int | None],
+    expected: tuple[int, int] | None
+) -> None:  # fmt: skip
+    """Ids of joined raw trades are our own, and begin anew in each file."""
+
+    def stored(number: int) -> StoredDay:
+        sources: dict[str, dict[str, int]] = {file: {} for file in files[number]}
+        metadata = Metadata("0.1", "0.001", True, True, sources, made_of[number], raw_first=raw[number])
+        metadata = replace(metadata, raw_last=raw[number])
+        first, last = ((21, 40), (50, 69))[number]
+        return StoredDay("trades", "BTCUSDT", DAY + timedelta(number), 20, first, last, metadata, 1)
+
+    assert ids_between(stored(0), stored(1)) == expected
 
 
 @pytest.mark.parametrize(

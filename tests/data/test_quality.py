@@ -538,6 +538,48 @@ def test_days_of_one_file_of_raw_trades_are_joined_as_they_were_in_it(
     assert tape.trades.id.tolist() == [*range(1, 201), *range(205, 405)]
 
 
+def test_a_file_of_raw_trades_between_two_days_of_another_repeats_none(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first file ends on the third day, so it says nothing of the last raw trade of the first day."""
+    begin = start_of(DAY)
+    around = [*raw_rows(1, 400, begin), *raw_rows(801, 400, begin + 2 * DAY_MS)]
+    paths = [
+        raw_file(tmp_path, "2026-01", around),
+        raw_file(tmp_path, "2026-01-06", raw_rows(401, 400, begin + DAY_MS)),
+    ]
+    assert commands.main(["import", "BTCUSDT", *paths]) == 0
+    first, between, last = store.days(TRADES, "BTCUSDT")
+    assert (first.metadata.raw_first, first.metadata.raw_last) == (1, None)
+    assert (between.metadata.raw_first, between.metadata.raw_last) == (401, 800)
+    assert (last.metadata.raw_first, last.metadata.raw_last) == (None, 1_200)
+    verify()
+    words = capsys.readouterr().out
+    assert "repeated_at_midnight" not in words
+    assert words.count("nothing says how many rows are missing after the day before: 200 at most") == 1, (
+        "the second day"
+    )
+
+
+def test_rows_that_are_no_trades_count_as_the_first_and_last_of_a_day_of_raw_trades(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two days whose ids join over rows of the insurance fund, at the end of one and the begin of the other."""
+    paths = []
+    for day, kinds in enumerate(((*["MARKET"] * 4, "ADL"), ("INSURANCE_FUND", "NA", *["MARKET"] * 3))):
+        path, begin = tmp_path / f"BTCUSDT-trades-2026-01-0{5 + day}.csv", start_of(DAY + timedelta(day))
+        rows = [f"{1 + 5 * day + n},100,1,{begin + n * 1_000},true,{kind}" for n, kind in enumerate(kinds)]
+        path.write_text("\n".join(["trade_id,price,quantity,time,is_buyer_maker,order_type", *rows]) + "\n")
+        paths.append(str(path))
+    assert commands.main(["import", "BTCUSDT", *paths]) == 0
+    first, second = store.days(TRADES, "BTCUSDT")
+    assert (first.metadata.raw_first, first.metadata.raw_last, first.rows) == (1, 5, 4)
+    assert (second.metadata.raw_first, second.metadata.raw_last, second.rows) == (6, 10, 3)
+    assert verify(*paths) == 0
+    verify()
+    assert "id_gap" not in capsys.readouterr().out
+
+
 def test_days_of_raw_trades_whose_ids_nobody_kept_are_not_said_to_lack_what_was_joined(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

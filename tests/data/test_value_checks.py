@@ -371,21 +371,22 @@ def _page(wanted: dict[str, str], at: int = SPECIAL, each: int = 1) -> list[dict
     return sorted(inside, key=lambda row: int(str(row["fundingTime"])))[: int(wanted["limit"])]
 
 
-@pytest.mark.parametrize("limit", [1_000, 3, 2])
+@pytest.mark.parametrize(("limit", "at"), [(1_000, 0), (3, 0), (2, 0), (3, -7), (2, -7), (3, 7), (2, 7)])
 def test_a_special_rate_beside_the_regular_one_is_paid_too(
     tmp_path: Path,
     run: Callable[..., tuple[int, str]],
     server: HistoryServer,
     monkeypatch: pytest.MonkeyPatch,
     limit: int,
+    at: int,
 ) -> None:
-    """Both are rows of one time at REST; a page may end between them."""
+    """Both are rows of one time at REST, or some milliseconds apart; a page may end between them."""
     monkeypatch.setattr(sources, "RATES_PER_PAGE", limit)
-    monkeypatch.setattr(server, "_funding", _page)
+    monkeypatch.setattr(server, "_funding", lambda wanted: _page(wanted, SPECIAL + at))
     server.files.clear()
     days = ("--from", str(DAY), "--to", str(DAY), "--kinds", "funding")
     status, words = run("fetch", "BTCUSDT", *days, "--archive", server.address, "--rest", server.address)
-    assert (status, f"special_funding: at {SPECIAL} -0.00250000 beside the regular rate [flag]" in words) == (
+    assert (status, f"special_funding: at {SPECIAL + at} -0.00250000 beside the regular rate [flag]" in words) == (
         0,
         True,
     ), words

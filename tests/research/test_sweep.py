@@ -30,7 +30,7 @@ from voltrade.research.splits import k_fold_splits, walk_forward_splits
 from voltrade.research.sweep import sweep
 from voltrade.research.trial_worker import performance_data_of
 from voltrade.research.trials import COLUMNS, FIGURES
-from voltrade.research.walk_forward import walk_forward
+from voltrade.research.walk_forward import _apart, walk_forward
 from voltrade.signal_engine import ATR, EMA, Indicator, SignalEngine
 from voltrade.simulated.symbols import shipped_instrument
 from voltrade.strategy.rule_file import load_rule, read_parameters
@@ -597,6 +597,14 @@ def test_training_ends_before_each_test_by_the_purge() -> None:
     assert [split.train for split in splits] == [((0, end),) for end in (90, 190, 290, 390, 490)]
     rolling = walk_forward_splits(600.0, 5, rolling=True, purge_s=10.0)
     assert [split.train for split in rolling] == [((max(0, end - 100), end),) for end in (90, 190, 290, 390, 490)]
+
+
+@pytest.mark.parametrize("purge_s", [0.0, 10.0])
+def test_the_first_training_is_tried_as_well_as_all_tests(purge_s: float) -> None:
+    """Together they are the tape, but for the purge; a training that reaches over a test would count it twice."""
+    tests = [(100, 200), (200, 300), (300, None)]
+    assert _apart(walk_forward_splits(400.0, 3, purge_s=purge_s)) == [(0, 100 - purge_s), *tests]
+    assert _apart(k_fold_splits(400.0, 4)) == [(0, 100), *tests]
 
 
 def test_folds_are_purged_on_both_sides_and_embargoed_behind() -> None:
