@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -128,23 +129,27 @@ def test_a_fetch_takes_the_row_of_a_value_that_can_not_be_from_rest(
 CUT_WORDS = "the last line must end with a line break, since its number may be cut [drop]"
 
 
+Packed = Callable[[bytes], bytes]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
 @pytest.mark.parametrize("cut", [1, 4, 6, 8])
 @pytest.mark.parametrize("file", [FUNDING_FILE, MARK_FILE], ids=["funding", "marks"])
 def test_a_last_line_that_may_be_cut_within_its_number_is_not_taken(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], file: ArchiveFile, cut: int
+    tmp_path: Path, run: Callable[..., tuple[int, str]], file: ArchiveFile, cut: int, pack: Packed
 ) -> None:
     """Of -0.00375000 a copy that stopped may have -0.0037, which is a rate too."""
     text = HISTORY.csv(file).removesuffix("\n")
     last = text.splitlines()[-1].rpartition(",")[2]
     kept = text[: len(text) - min(cut, len(last)) + 1]
-    path = tmp_path / file.name.replace(".zip", ".csv")
-    path.write_text(kept)
+    path = tmp_path / file.name.replace(".zip", ".csv" if pack is bytes else ".csv.gz")
+    path.write_bytes(pack(kept.encode()))
     status, words = run("import", "BTCUSDT", str(path))
     count = len(kept.splitlines())
     assert (status, f"cut_line in 1 row ({count}): {CUT_WORDS}" in words) == (1, True), words
     rows = sum(day.rows for day in Store(tmp_path / "store").days(file.kind, "BTCUSDT"))
     assert rows == count - 2
-    path.write_text(text + "\n")
+    path.write_bytes(pack(f"{text}\n".encode()))
     assert run("import", "BTCUSDT", str(path))[0] == 0
 
 
@@ -152,18 +157,21 @@ def test_a_last_line_that_may_be_cut_within_its_number_is_not_taken(
     ("last", "end", "is_told"),
     [("quantity", "", True), ("quantity", "\n", False), ("is_buyer_maker", "", False), ("is_buyer_maker", "\n", False)],
 )
+@pytest.mark.parametrize(("name", "pack"), [("trades.csv", bytes), ("trades.csv.gz", gzip.compress)])
 def test_a_last_trade_whose_number_may_be_cut_is_not_taken(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], last: str, end: str, is_told: bool
+    tmp_path: Path, run: Callable[..., tuple[int, str]], last: str, end: str, is_told: bool, name: str, pack: Packed
 ) -> None:
     names = ["id", "price", "quantity", "time", "is_buyer_maker"]
     names.sort(key=lambda name: name == last)
     at = start_of(DAY)
     cells = [{"price": "60000", "quantity": "1.25", "is_buyer_maker": "true", "id": "7", "time": str(at)}] * 2
     cells[1] = {**cells[1], "id": "8"}
-    path = tmp_path / "trades.csv"
-    path.write_text("\n".join([",".join(names), *(",".join(row[name] for name in names) for row in cells)]) + end)
-    status, words = run("import", "BTCUSDT", str(path))
-    assert (status, f"cut_line in 1 row (3): {CUT_WORDS}" in words) == (int(is_told), is_told), words
+    path = tmp_path / name
+    lines = [",".join(names), *(",".join(row[column] for column in names) for row in cells)]
+    path.write_bytes(pack(("\n".join(lines) + end).encode()))
+    for given in (("verify", str(path), "--symbol", "BTCUSDT"), ("import", "BTCUSDT", str(path))):
+        status, words = run(*given)
+        assert (status, f"cut_line in 1 row (3): {CUT_WORDS}" in words) == (int(is_told), is_told), words
 
 
 def test_pages_of_rest_are_held_to_the_same(

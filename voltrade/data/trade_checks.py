@@ -48,7 +48,7 @@ def inspect(
     """
     try:
         batches = read_columns(path, columns)
-        return inspect_columns(batches, instrument, policies, span, is_cut=path.is_file() and may_be_cut(path))
+        return inspect_columns(batches, instrument, policies, span, is_cut=may_be_cut(path))
     except DataError as error:
         return unreadable(path.name, "aggTrades", error)
 

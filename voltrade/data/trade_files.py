@@ -164,15 +164,18 @@ CUT = "the last line must end with a line break, since its number may be cut"
 
 
 def may_be_cut(path: Path) -> bool:
-    """Whether a file of plain text ends within a number, without a line break: a copy or download may have stopped.
+    """Whether a CSV, plain or gzipped, ends within a number, without a line break: a copy or recording has stopped.
 
-    A zip states the length of what is in it, and the last word of another line shows whether it is whole.
+    The last word of another line shows whether it is whole. A zip is one of the archive, whose CHECKSUM is compared.
+    False for a file that can't be read, such as a gzip that is cut itself.
     """
-    if path.suffix in (".zip", ".gz", ".parquet") or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() in b"0123456789.+-"
+    with suppress(*_UNREADABLE), path.open("rb") as file:
+        if file.read(4).startswith((b"PAR1", b"PK")):
+            return False
+        with opened(path) as content:
+            content.seek(-1, os.SEEK_END)
+            return content.read() in b"0123456789.+-"
+    return False
 
 
 def _first_line(path: Path) -> list[str]:
