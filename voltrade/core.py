@@ -130,7 +130,7 @@ class TradingCore:
         """Operators' commands from before the first snapshot."""
         if engine is None and config.session.rule:
             raise ConfigError(f"rule: the SignalEngine of {config.session.rule} must be given with it")
-        self._books = AccountBooks(1 + len(others))
+        self._books = AccountBooks(1 + len(others), decide)
         self._answers: dict[int, int] = {}
         self._wallet = WalletCheck()
         self._signal = np.zeros(1, records.SIGNAL)
@@ -157,7 +157,7 @@ class TradingCore:
 
     def take_rules(self) -> None:
         """Take the compiled rules, also what a signal needs, so that no entry waits for it; see `plain_start`."""
-        self._books.take_rules(decide)
+        self._books.take_rules()
         for symbol_state in self.symbol_states.values():
             symbol_state.pipeline.take_rules()
 
@@ -304,7 +304,7 @@ class TradingCore:
         uncompiled(core_rules.fill_signal)(
             self._signal[0], bar, row, *facts, bar == symbol_state.pipeline.count - 1, settings
         )
-        return self._books.on_signal(decide, symbol_state.index, self._signal)
+        return self._books.on_signal(symbol_state.index, self._signal)
 
     # --- orders and the account ------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.by_hand import enter
 
-from voltrade import risk
+from voltrade import account_books, risk
+from voltrade.account_books import AccountBooks
 from voltrade.config import Config
 from voltrade.core import GATES, TradingCore
 from voltrade.data.tape import Tape, load_tape
@@ -47,6 +48,7 @@ from voltrade.model import (
     Timer,
     money,
 )
+from voltrade.records import SIGNAL
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.simulated.symbols import shipped_instrument
 
@@ -617,3 +619,21 @@ def test_trades_by_hand_before_the_position_never_touch_its_books() -> None:
     assert (symbol_state.monitor.position, core.account.positions["BTCUSDT"].quantity) == (10, 10)
     assert core.breaker is not None
     assert core.breaker.mode == "ACTIVE"
+
+
+def test_books_decide_by_the_function_that_they_were_given() -> None:
+    """Those without one take no signal; each keeps its own."""
+    told: list[str] = []
+
+    def deciding(name: str) -> Any:
+        return lambda accounts, symbols, index, signals: told.append(f"{name} {index}")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(account_books, "signal_step", lambda decide: decide)
+        for books in (AccountBooks(0, deciding("a")), AccountBooks(0, deciding("b"))):
+            books.on_signal(0, np.zeros(1, SIGNAL))
+            books.take_rules()
+            books.on_signal(0, np.zeros(1, SIGNAL))
+    assert told == ["a 0", "a 0", "b 0", "b 0"]
+    with pytest.raises(AssertionError):
+        AccountBooks(0).on_signal(0, np.zeros(1, SIGNAL))

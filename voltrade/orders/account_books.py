@@ -80,9 +80,13 @@ class AccountBooks:
         account: a row of ACCOUNT, `symbols`: rows of SYMBOL, both for use from Python.
         breaker: the circuit breaker over the account's rows; None before the account's balance is known.
         monitors: the order monitor of each symbol.
+
+    Args:
+        symbols: how many symbols there are.
+        decide: what a signal leads to, for `signal_step`; None where none is ever given.
     """
 
-    def __init__(self, symbols: int = 1) -> None:
+    def __init__(self, symbols: int = 1, decide: Callable[..., None] | None = None) -> None:
         self._accounts, self._symbols, self._events = new_account(), np.zeros(symbols, SYMBOL), np.zeros(1, BOOKS_EVENT)
         self.account: Any = bare(self._accounts)[0]
         self.symbols: list[Any] = list(bare(self._symbols))
@@ -90,12 +94,14 @@ class AccountBooks:
         self.monitors: list[Monitor] = []
         self._reasons = list(REASONS)
         self._numbers = {text: number for number, text in enumerate(REASONS)}
-        self._step = step()
+        self._step, self._decide = step(), decide
         self._signal_step: Callable[[Rows, Rows, int, Rows], None] | None = None
 
-    def take_rules(self, decide: Callable[..., None]) -> None:
+    def take_rules(self) -> None:
         """Take the compiled rules if they were plain, and are compiled by now; that of `signal_step` too."""
-        self._step, self._signal_step = step(), signal_step(decide)
+        self._step = step()
+        if self._decide is not None:
+            self._signal_step = signal_step(self._decide)
 
     @property
     def is_plain(self) -> bool:
@@ -144,10 +150,11 @@ class AccountBooks:
         self.answer(event)
         return self.drain()
 
-    def on_signal(self, decide: Callable[..., None], symbol: int, signal: Rows) -> list[Output]:
-        """Call the function of `signal_step` with a signal; return its outputs in order."""
+    def on_signal(self, symbol: int, signal: Rows) -> list[Output]:
+        """Call what these books decide by with a signal; return its outputs in order."""
         if self._signal_step is None:
-            self._signal_step = signal_step(decide)
+            assert self._decide is not None
+            self._signal_step = signal_step(self._decide)
         self._signal_step(self._accounts, self._symbols, symbol, signal)
         return self.drain()
 
