@@ -114,7 +114,7 @@ class OrderMonitor:
         self._books.monitors.append(self)
         self._execution = execution
         self._absences: dict[int, int] = {}
-        """How many answers that an order doesn't exist have counted, by the order's number."""
+        """How many answers that an order doesn't exist have counted since we last heard of it, by its number."""
         self._disagreement_count = 0
         """Snapshots in a row that did not agree with our books."""
         self._unconfirmed_count = 0
@@ -256,6 +256,7 @@ class OrderMonitor:
         if row is None:
             return [self._no_row_alert(number, update.time), *(before or [])]
         self._register.by_exchange_id[update.order_id] = number
+        self._forget_absence(number)
         paid: list[Output] = []
         if is_new:
             self._note_fill(number, update)
@@ -345,6 +346,7 @@ class OrderMonitor:
         row = self._register.row_of(number)
         if row is None:
             return [self._no_row_alert(number, update.time)]
+        self._forget_absence(number)
         if update.order_id:
             self._register.by_exchange_id[update.order_id] = number
         if update.status == "REJECTED":
@@ -402,16 +404,21 @@ class OrderMonitor:
         if reply.action != "lookup" or order.done:
             return _OUTCOMES[reply.outcome]
         if reply.outcome is Outcome.ACCEPTED:
-            self._absences.pop(number, None)
-            self._unlisted.discard(number)
+            self._forget_absence(number)
             return states.ACCEPTED
         is_absent = reply.outcome is Outcome.REFUSED and reply.code in _ABSENT_CODES
         if is_absent and reply.time >= self._absent_from(order):
             self._absences[number] = self._absences.get(number, 0) + 1
             if self._absences[number] >= states.ABSENT_ANSWERS_NEEDED and number in self._unlisted:
+                self._forget_absence(number)  # if this turns out wrong, all of it is needed again
                 self.absent_at = reply.time
                 return states.ABSENT
         return _OUTCOMES[reply.outcome]
+
+    def _forget_absence(self, number: int) -> None:
+        """Drop what speaks against an order that is told of: only what comes later may end it."""
+        self._absences.pop(number, None)
+        self._unlisted.discard(number)
 
     def _absent_from(self, order: Order) -> int:
         """Return from when on an answer that an order doesn't exist counts, in ms: its request has expired by then."""

@@ -422,6 +422,28 @@ def test_a_snapshot_that_lists_an_order_takes_back_that_one_did_not() -> None:
     assert harness.monitor.orders[STOP].state == "NEW"
 
 
+@pytest.mark.parametrize("is_concluded", [True, False])
+def test_an_order_that_is_told_of_needs_the_whole_evidence_of_its_absence_again(is_concluded: bool) -> None:
+    """All that spoke against it was from before: concluded absent and revoked, or not concluded yet."""
+    harness = Harness().in_position()
+    answers = 3 if is_concluded else 2
+    harness.monitor.on_snapshot(replace(a_snapshot(10, **a_listing(harness, TARGET)), time=20_000))
+    for harness.time in range(21_000, 21_000 + answers * 1_000, 1_000):
+        harness.reply(STOP, "lookup", Outcome.REFUSED, -2013)
+    assert harness.monitor.orders[STOP].state == ("GONE" if is_concluded else "NEW")
+    harness.algo(STOP, "NEW")
+    for harness.time in range(30_000, 35_000, 1_000):
+        harness.reply(STOP, "lookup", Outcome.REFUSED, -2013)
+        assert harness.monitor.orders[STOP].state == "NEW", "no list has been without it since"
+    harness.algo(STOP, "NEW")
+    harness.monitor.on_snapshot(replace(a_snapshot(10, **a_listing(harness, TARGET)), time=40_000))
+    states = []
+    for harness.time in range(41_000, 44_000, 1_000):
+        harness.reply(STOP, "lookup", Outcome.REFUSED, -2013)
+        states.append(harness.monitor.orders[STOP].state)
+    assert states == ["NEW", "NEW", "GONE"]
+
+
 def test_an_error_while_asking_is_no_evidence() -> None:
     harness = Harness()
     harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
