@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.by_hand import enter
 
-from voltrade import account_books, risk
-from voltrade.account_books import AccountBooks
+from voltrade import risk
+from voltrade.orders import account_books
+from voltrade.orders.account_books import AccountBooks
 from voltrade.config import Config
 from voltrade.core import GATES, TradingCore
 from voltrade.data.tape import Tape, load_tape
@@ -48,7 +49,7 @@ from voltrade.model import (
     Timer,
     money,
 )
-from voltrade.records import SIGNAL
+from voltrade.orders.records import SIGNAL
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.simulated.symbols import shipped_instrument
 
