@@ -1143,8 +1143,8 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
     or cancelled just before, of which news may be on its way. It says why not: the
     breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given since the last entry. And it asks
     little meanwhile: an incident is a strike, until the next one begins. A session ends when its time is over, and flat
-    where it was to; a user stream is dialled again that does not tell an accepted order, or whose key has expired, which
-    was told; and a clock that is refused is measured.
+    where it was to; a user stream is dialled again that does not tell an accepted order, or whose key has expired,
+    which was told; and a clock that is refused is measured.
     """
     reading, found = reading_of(evidence), []
     found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence)

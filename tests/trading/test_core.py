@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from support.by_hand import enter
 
 from voltrade import risk
-from voltrade.orders import account_books
-from voltrade.orders.account_books import AccountBooks
 from voltrade.config import Config
 from voltrade.core import GATES, TradingCore
 from voltrade.data.tape import Tape, load_tape
@@ -49,6 +47,8 @@ from voltrade.model import (
     Timer,
     money,
 )
+from voltrade.orders import account_books
+from voltrade.orders.account_books import AccountBooks
 from voltrade.orders.records import SIGNAL
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.simulated.symbols import shipped_instrument

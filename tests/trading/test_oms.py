@@ -612,6 +612,28 @@ def test_a_look_up_that_a_limit_held_back_goes_out_soon_after_it(code: int, paus
     assert harness.time - begun == pause
 
 
+def test_orders_of_which_nothing_can_be_learnt_share_one_look_up_a_second() -> None:
+    """While nobody answers an exit goes out again and again; each of them was asked for once a second."""
+    harness = Harness().in_position()
+    outputs, asked, sent = leave(harness.monitor, harness.time, "TIME"), [], 0
+    end = harness.time + 30_000
+    while outputs or (harness.monitor.next_due or end) < end:
+        if not outputs:
+            harness.time = max(harness.time, harness.monitor.next_due)
+            outputs = harness.monitor.on_time(harness.time)
+        replies = []
+        for out in harness.note(outputs):
+            if isinstance(out, LookupOrder):
+                asked.append(harness.time)
+                replies += harness.reply(out.client_order_id, "lookup", Outcome.UNKNOWN)
+            elif isinstance(out, OrderIntent):
+                sent += 1
+                replies += harness.reply(out.order.client_order_id, "submit", Outcome.UNKNOWN)
+        outputs = replies
+    assert sent > 5
+    assert len(asked) <= 50  # 30, and a few before it is known of how many nothing can be learnt
+
+
 def test_a_stale_entry_is_looked_up_and_then_cancelled() -> None:
     harness = Harness()
     harness.accept(ENTRY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from voltrade.compiled import Record, compiled, compiled_part
+from voltrade.model import NEVER
 from voltrade.orders import order_states as states
 from voltrade.orders import records
 
@@ -81,6 +82,17 @@ def next_lookup_at(symbol: Record, order: Record, time: int) -> int:
     if at <= time:
         at = time + int(symbol.settings.stale_ms)
     return at if is_algo(order) else min(at, time + states.LOOKUP_AFTER_MS)
+
+
+@compiled_part
+def orders_looked_up_again(symbol: Record) -> int:
+    """Return of how many orders the last look-up failed, at least 1: they share one look-up each RETRY_AFTER_MS."""
+    count = 0
+    for row in range(symbol.order_count):
+        order = symbol.orders[row]
+        is_asked = order.lookup_at < NEVER and order.lookup_reason == states.LOOKUP_UNKNOWN
+        count += is_asked and not is_done(order)
+    return max(count, 1)
 
 
 @compiled_part

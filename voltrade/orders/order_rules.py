@@ -18,6 +18,7 @@ from voltrade.orders.order_queries import (
     is_done,
     is_live_at_exchange,
     next_lookup_at,
+    orders_looked_up_again,
     rest_is_stuck,
     stale_at,
 )
@@ -317,7 +318,7 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     if outcome != states.ACCEPTED:
         reason = states.LOOKUP_UNKNOWN if outcome == states.UNKNOWN_OUTCOME else states.LOOKUP_REFUSED
         pause = 0 if code == states.CODE_TOO_MANY_REQUESTS else (time - order.time) // states.LOOKUP_AGE_DIVISOR
-        order.lookup_at = time + max(states.RETRY_AFTER_MS, pause)
+        order.lookup_at = time + max(states.RETRY_AFTER_MS * orders_looked_up_again(symbol), pause)
         order.lookup_reason = reason
         if outcome == states.ABSENT:
             _on_absent(account, symbol, row, time)
