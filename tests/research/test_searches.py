@@ -279,6 +279,15 @@ def test_the_time_of_a_tape_is_that_of_its_data() -> None:
     assert TradedTime.of(tape_of(price=swapped), 50, 90) == TradedTime.of(tape_of(), 50, 90), "it was before"
 
 
+def test_the_rows_of_a_tape_are_summed_once_for_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tape, summed = tape_of(), []
+    kept = Tape._fingerprint
+    monkeypatch.setattr(Tape, "_fingerprint", lambda tape, *times: summed.append(times) or kept(tape, *times))
+    found = [TradedTime.of(tape, *times).content for times in ((0, 90), (50, 90), (0, 90))]
+    assert summed == [(0, 90), (50, 90)]
+    assert found[0] == found[2] == tape_of().fingerprint(0, 90) != found[1]
+
+
 def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
     search = Search("settings", JUNE, "ema_fast", ("a", "b"), 1.5, luck(), "2026-01-05T12:00:00+00:00", 0.02)
     (tmp_path / "one.json").write_bytes(search.written())

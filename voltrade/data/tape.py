@@ -77,6 +77,8 @@ class Tape:
     """Funding rates of the exchange; None where none is known. Rows may be missing."""
     open_days: tuple[str, ...] = ()
     """Days of the store of which nothing says that they are whole, or have all funding rates."""
+    _fingerprints: dict[tuple[int, int], str] = field(default_factory=dict, init=False, repr=False)
+    """Those that were computed, by their times."""
 
     def sha256(self) -> str:
         """Return a hash of its trades, mark prices and funding rates."""
@@ -88,8 +90,14 @@ class Tape:
     def fingerprint(self, began: int, ended: int) -> str:
         """Return a hash of its rows from one time to another, ms UTC, both included, 16 hex digits.
 
-        It is of the sums of whole columns and of about `SAMPLE` rows in even distances: cheap beside a backtest.
+        It is of the sums of whole columns and of about `SAMPLE` rows in even distances, computed once: cheap beside a
+        backtest.
         """
+        if (began, ended) not in self._fingerprints:
+            self._fingerprints[began, ended] = self._fingerprint(began, ended)
+        return self._fingerprints[began, ended]
+
+    def _fingerprint(self, began: int, ended: int) -> str:
         digest = hashlib.sha256(self.trades.symbol.encode())
         for times, column in self._columns:
             first, last = np.searchsorted(times, [began, ended + 1])
