@@ -7,7 +7,7 @@ become floats in natural units (coins, quote asset, UTC timestamps). Trading nev
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 
 from voltrade.compiled import Rows
 from voltrade.model import MONEY, NEVER, CloseReason, Floats, Instrument, Int64s, Purpose, Side
-from voltrade.report.html import mark
+from voltrade.report.marked import mark
 from voltrade.report.performance import at_risk
 from voltrade.risk import COUNTED
 
@@ -127,11 +127,11 @@ class Frames:
 
     def marked(self, warning: str) -> Frames:
         """Mark all frames with what is wrong with the tape that they rest on; tables and charts of them show it."""
-        for each in fields(self):
-            frame = getattr(self, each.name)
-            if warning and isinstance(frame, pd.DataFrame):
-                mark(frame, warning)
-        return self
+        frames = {each.name: getattr(self, each.name) for each in fields(self)}
+        marked: dict[str, Any] = {
+            name: mark(frame, warning) for name, frame in frames.items() if isinstance(frame, pd.DataFrame)
+        }
+        return replace(self, **marked)
 
     @property
     def warning(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -78,27 +77,6 @@ def warning_html(warning: str) -> str:
     """Write a warning as a paragraph that stands out; nothing where it is empty."""
     style = "border-left:4px solid #a4243b;padding:4px 10px;font-weight:bold"
     return f"<p style='{style}'>{escape(warning)}</p>" if warning else ""
-
-
-def mark(frame: pd.DataFrame, warning: str) -> None:
-    """Mark a frame with what is wrong with the tape that it rests on; a notebook shows that above it, and above what
-    is taken from it, such as its first rows."""
-    frame.attrs["warning"] = warning
-    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is not None and warning:
-        formatters = shell.display_formatter.formatters
-        formatters["text/html"].for_type(pd.DataFrame, _marked_html)
-        formatters["text/plain"].for_type(pd.DataFrame, _print_marked)
-
-
-def _marked_html(frame: pd.DataFrame) -> str | None:
-    shown: Any = getattr(frame, "_repr_html_", lambda: None)()
-    return None if shown is None else f"{warning_html(str(frame.attrs.get('warning', '')))}{shown}"
-
-
-def _print_marked(frame: pd.DataFrame, printer: Any, cycle: bool) -> None:
-    warning = str(frame.attrs.get("warning", ""))
-    printer.text(f"{warning}\n{frame!r}" if warning else repr(frame))
 
 
 def shortened(text: str, most: int = 48) -> str:

@@ -14,6 +14,7 @@ from voltrade.model import (
     Purpose,
 )
 from voltrade.report.frames import Frames
+from voltrade.report.marked import mark
 from voltrade.report.statistics import is_settled, orders_without_reference, without_reference_text
 from voltrade.risk import COUNTED, CircuitBreaker
 
@@ -70,8 +71,7 @@ def costs(run: Frames) -> pd.DataFrame:
     if unknown := without_reference_text(orders_without_reference(run), ""):
         table["note"] = [unknown if item == "slippage" else "" for item in table.index]
     table.index.name = "item"
-    table.attrs.update(trips.attrs)
-    return table
+    return mark(table, run.warning)
 
 
 def round_trips_by_exit(run: Frames) -> pd.DataFrame:
@@ -84,8 +84,7 @@ def round_trips_by_exit(run: Frames) -> pd.DataFrame:
         r_multiple=("r_multiple", "mean"),
         minutes=("minutes", "mean"),
     )
-    table.attrs.update(run.round_trips.attrs)
-    return table.sort_values("count", ascending=False)
+    return mark(table.sort_values("count", ascending=False), run.warning)
 
 
 def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:

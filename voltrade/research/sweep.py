@@ -27,8 +27,9 @@ from voltrade.data.coverage import Coverage
 from voltrade.data.tape import Tape
 from voltrade.report.bootstrap import luck_of
 from voltrade.report.chart_style import marked
-from voltrade.report.html import mark, warning_html
+from voltrade.report.html import warning_html
 from voltrade.report.judgement import Judgement, columns_of, judge
+from voltrade.report.marked import mark
 from voltrade.report.overfitting import Overfitting, probability_of_overfitting
 from voltrade.report.sweep_charts import heat_map, luck_chart
 from voltrade.research.backtest import Backtest, backtest
@@ -245,6 +246,6 @@ def sweep(
     frame = pd.DataFrame(rows, columns=[*grid, *FIGURES, *HOW])
     coverage = research.coverage(*job.time_ranges[0])
     frame["missing"] = coverage.missing
-    mark(frame, coverage.warning)
+    frame = mark(frame, coverage.warning)
     skipped = pd.DataFrame([{**parameters, "reason": reason} for parameters, reason in settings.refused])
     return Sweep(research, job, settings, list(grid), frame, skipped, [outcome for (outcome,) in outcomes])

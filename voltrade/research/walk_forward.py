@@ -21,8 +21,9 @@ from voltrade.model import HOUR_MS, Int64s
 from voltrade.report import performance
 from voltrade.report.bootstrap import Luckiest, luck_of
 from voltrade.report.chart_style import marked
-from voltrade.report.html import mark, warning_html
+from voltrade.report.html import warning_html
 from voltrade.report.judgement import Judgement, columns_of, judge
+from voltrade.report.marked import mark
 from voltrade.report.performance import Returns, largest_of
 from voltrade.report.sweep_charts import walk_forward_chart
 from voltrade.research.prepared_tape import Research
@@ -166,7 +167,7 @@ def walk_forward(
     known: dict[str, Any] = {"chosen_from": hashes, "missing": coverage.missing}
     searches = partial(keep, "walk-forward", traded, grid, [sha256(how.encode()).hexdigest()[:16]], **known)
     counting = _judged(tested, folds, period_ms, searches, coverage.warning)
-    mark(frame, coverage.warning)
+    frame = mark(frame, coverage.warning)
     most = float(frame["extrapolated"].fillna(0.0).max())
     notes = partial(_notes, research, settings, coverage, most)
     return WalkForward(frame, len(settings.configs), counting, research.tape.source, coverage, notes)
