@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.history import HEADERS, History, HistoryServer, some_trades
+from support.history import HEADERS, History, HistoryServer, Run, some_trades
 
-from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, start_of
 from voltrade.data.store import Store
@@ -22,21 +21,9 @@ BEGIN = start_of(FIRST)
 END = BEGIN + 3 * DAY_MS
 TRADED = some_trades("BTCUSDT", FIRST - timedelta(1), days=5, a_day=60)
 HISTORY = History(TRADED, END + DAY_MS, np.arange(BEGIN, END, MINUTE_MS), np.arange(BEGIN, END, 8 * HOUR_MS))
+NOW = HISTORY.now
 AT = BEGIN + DAY_MS + 16 * HOUR_MS
 """The bad row is of 16:00 on the second of three days."""
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(commands, "_now", lambda: HISTORY.now)
-
-    def run(*given: str) -> tuple[int, str]:
-        status = commands.main([*given, "--store", str(tmp_path / "store")])
-        return status, "".join(capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.history import HEADERS, History, HistoryServer, some_trades
+from support.history import HEADERS, History, HistoryServer, Run, some_trades
 
-from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, start_of
 from voltrade.data.store import Store
@@ -22,21 +20,9 @@ from voltrade.simulated.symbols import shipped_instrument
 
 MONTH = date(2025, 12, 1)
 BEGIN = start_of(MONTH)
+NOW = BEGIN + 40 * DAY_MS
 EVERY = 31 * 24
 BTCUSDT = shipped_instrument("BTCUSDT")
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(commands, "_now", lambda: BEGIN + 40 * DAY_MS)
-
-    def run(*given: str) -> tuple[int, str]:
-        status = commands.main([*given, "--store", str(tmp_path / "store")])
-        return status, "".join(capsys.readouterr())
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.history import HEADERS, History, HistoryServer, some_trades
+from support.history import HEADERS, History, HistoryServer, Run, some_trades
 
-from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import Coverage
 from voltrade.data.day_edges import due_from, open_days
@@ -27,19 +26,6 @@ DAYS = [FIRST + timedelta(number) for number in range(4)]
 BEGIN, END = start_of(FIRST), start_of(FIRST) + 4 * DAY_MS
 NOW = END + 5 * DAY_MS
 AROUND = some_trades("BTCUSDT", FIRST - timedelta(1), days=6, a_day=60)
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(commands, "_now", lambda: NOW)
-
-    def run(*given: str) -> tuple[int, str]:
-        status = commands.main([*given, "--store", str(tmp_path / "store")])
-        return status, "".join(capsys.readouterr())
-
-    return run
 
 
 def fetched(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.history import HEADERS, History, HistoryServer, some_trades
+from support.history import HEADERS, History, HistoryServer, Run, some_trades
 
 from voltrade.config import Config
-from voltrade.data import commands
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.coverage import Coverage
 from voltrade.data.kinds import FUNDING, start_of
@@ -30,20 +28,8 @@ BEGIN, NOON = start_of(MONTH), start_of(DAY) + 8 * HOUR_MS
 REGULAR = np.arange(BEGIN, BEGIN + 31 * DAY_MS, 8 * HOUR_MS)
 TRADES_OF_DAY = some_trades("BTCUSDT", DAY, days=1, a_day=300)
 HISTORY = History(TRADES_OF_DAY, BEGIN + 45 * DAY_MS, REGULAR[:0], REGULAR)
+NOW = HISTORY.now
 MONTH_FILE = ArchiveFile.of_month(FUNDING, "BTCUSDT", MONTH)
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(commands, "_now", lambda: HISTORY.now)
-
-    def run(*given: str) -> tuple[int, str]:
-        status = commands.main([*given, "--store", str(tmp_path / "store")])
-        return status, "".join(capsys.readouterr())
-
-    return run
 
 
 def fetched(run: Run, has_file: bool, *specials: tuple[int, str]) -> tuple[int, str]:
@@ -117,6 +103,29 @@ def test_a_file_that_comes_after_rest_agrees_with_it(tmp_path: Path, run: Run) -
     assert rates.tolist() == [10_000, 10_000, 0, 10_000]
     assert hours.tolist() == [8, 8, -1, 8]
     assert special.tolist() == [0, -250_000, -100_000, 0]
+
+
+@pytest.mark.parametrize(("stored", "is_sum"), [(-240_000, True), (-239_999, False), (-250_000, False)])
+def test_a_special_rate_that_an_older_version_added_is_told_as_that(
+    tmp_path: Path, run: Run, stored: int, is_sum: bool
+) -> None:
+    """With the command that mends it; any other rate is a contradiction."""
+    store, times = Store(tmp_path / "store"), start_of(DAY) + 8 * HOUR_MS * np.arange(3)
+    rates = np.array([10_000, stored, 10_000])
+    made = Metadata.of_values({"REST": {}}, begins=True, ends=True)
+    store.add(FUNDING, "BTCUSDT", (times, rates, times * 0), times, made, whole=(DAY, DAY))
+    status, words = fetched(run, False, (NOON, "-0.00250000"))
+    path = f"funding/BTCUSDT/{DAY}"
+    added = (
+        f"{path}.parquet: the rate of {NOON} is stored as -0.00240000, the regular 0.00010000 and the special "
+        f"-0.00250000 in one, as older versions stored it; delete {path}.* in the store, and python -m voltrade data "
+        f"fetch BTCUSDT --from {DAY} --to {DAY} --kinds funding has them apart\n"
+    )
+    assert (status, added in words, "rows of one time must agree" in words) == (1, is_sum, not is_sum), words
+    (tmp_path / "store" / f"{path}.parquet").unlink()
+    assert fetched(run, False, (NOON, "-0.00250000"))[0] == 0
+    assert paid(tmp_path) == {480: -240_000, 960: 10_000}
+    assert store.rows(FUNDING, "BTCUSDT", DAY)[3].tolist() == [0, -250_000, 0]
 
 
 @pytest.mark.parametrize(

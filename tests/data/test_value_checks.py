@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.history import HEADERS, History, HistoryServer, some_trades, zipped
+from support.history import HEADERS, History, HistoryServer, Run, some_trades, zipped
 
 from voltrade.config import Config
-from voltrade.data import commands, sources
+from voltrade.data import sources
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, Kind, start_of
 from voltrade.data.rest_pages import with_specials
@@ -30,6 +30,7 @@ BTCUSDT = shipped_instrument("BTCUSDT")
 DAY = date(2026, 1, 31)
 TIMES = start_of(DAY.replace(day=1)) + np.arange(0, 31 * DAY_MS, 60_000)
 HISTORY = History(some_trades("BTCUSDT", DAY, days=1, a_day=300), start_of(DAY) + 2 * DAY_MS, TIMES, TIMES[::480])
+NOW = HISTORY.now
 MARK_FILE, FUNDING_FILE = ArchiveFile(MARKS, "BTCUSDT", DAY, DAY), ArchiveFile.of_month(FUNDING, "BTCUSDT", DAY)
 
 E8 = 100_000_000
@@ -74,19 +75,6 @@ def server() -> Iterator[HistoryServer]:
         yield server
 
 
-@pytest.fixture
-def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str]]:
-    monkeypatch.setattr(commands, "_now", lambda: HISTORY.now)
-
-    def run(*given: str) -> tuple[int, str]:
-        status = commands.main([*given, "--store", str(tmp_path / "store")])
-        return status, "".join(capsys.readouterr())
-
-    return run
-
-
 def fetch(server: HistoryServer, kind: Kind) -> list[str]:
     days = ("--from", str(DAY), "--to", str(DAY), "--kinds", kind.name)
     if kind is FUNDING:  # the archive has months only
@@ -96,7 +84,7 @@ def fetch(server: HistoryServer, kind: Kind) -> list[str]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_values_that_can_not_be_are_refused_by_every_command(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], server: HistoryServer, name: str
+    tmp_path: Path, run: Run, server: HistoryServer, name: str
 ) -> None:
     file, cells, rule = CASES[name]
     path = tmp_path / file.name.replace(".zip", ".csv")
@@ -115,7 +103,7 @@ def test_values_that_can_not_be_are_refused_by_every_command(
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_fetch_takes_the_row_of_a_value_that_can_not_be_from_rest(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], server: HistoryServer, name: str
+    tmp_path: Path, run: Run, server: HistoryServer, name: str
 ) -> None:
     file, cells, rule = CASES[name]
     server.files.clear()
@@ -136,7 +124,7 @@ Packed = Callable[[bytes], bytes]
 @pytest.mark.parametrize("cut", [1, 4, 6, 8])
 @pytest.mark.parametrize("file", [FUNDING_FILE, MARK_FILE], ids=["funding", "marks"])
 def test_a_last_line_that_may_be_cut_within_its_number_is_not_taken(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], file: ArchiveFile, cut: int, pack: Packed
+    tmp_path: Path, run: Run, file: ArchiveFile, cut: int, pack: Packed
 ) -> None:
     """Of -0.00375000 a copy that stopped may have -0.0037, which is a rate too."""
     text = HISTORY.csv(file).removesuffix("\n")
@@ -159,7 +147,7 @@ def test_a_last_line_that_may_be_cut_within_its_number_is_not_taken(
 )
 @pytest.mark.parametrize(("name", "pack"), [("trades.csv", bytes), ("trades.csv.gz", gzip.compress)])
 def test_a_last_trade_whose_number_may_be_cut_is_not_taken(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], last: str, end: str, is_told: bool, name: str, pack: Packed
+    tmp_path: Path, run: Run, last: str, end: str, is_told: bool, name: str, pack: Packed
 ) -> None:
     names = ["id", "price", "quantity", "time", "is_buyer_maker"]
     names.sort(key=lambda name: name == last)
@@ -174,9 +162,7 @@ def test_a_last_trade_whose_number_may_be_cut_is_not_taken(
         assert (status, f"cut_line in 1 row (3): {CUT_WORDS}" in words) == (int(is_told), is_told), words
 
 
-def test_pages_of_rest_are_held_to_the_same(
-    run: Callable[..., tuple[int, str]], server: HistoryServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_of_rest_are_held_to_the_same(run: Run, server: HistoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files.clear()
     at = start_of(DAY)
     mark = [at, "60000", "59000", "59000", "60000", "0"]
@@ -207,7 +193,7 @@ def test_pages_of_rest_are_held_to_the_same(
     ],
 )
 def test_what_an_older_version_stored_is_refused_as_a_tape_and_named_by_verify(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], kind: Kind, values: tuple[float, ...], rule: str
+    tmp_path: Path, run: Run, kind: Kind, values: tuple[float, ...], rule: str
 ) -> None:
     store, times = Store(tmp_path / "store"), np.array([start_of(DAY)])
     trades = HISTORY.trades
@@ -266,7 +252,7 @@ def test_a_day_that_states_no_interval_lacks_none_by_what_the_next_day_states() 
     assert (before.sum(), at_edges) == (0, 0)
 
 
-def test_a_sound_file_has_no_such_fault(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+def test_a_sound_file_has_no_such_fault(tmp_path: Path, run: Run) -> None:
     path = tmp_path / f"{MARK_FILE.name.removesuffix('.zip')}.zip"
     path.write_bytes(zipped(path.name, HISTORY.csv(MARK_FILE)))
     status, words = run("import", "BTCUSDT", str(path))
@@ -284,7 +270,7 @@ def test_a_sound_file_has_no_such_fault(tmp_path: Path, run: Callable[..., tuple
     ],
 )
 def test_one_interval_that_is_shorter_than_the_others_is_asked_for_and_told(
-    run: Callable[..., tuple[int, str]], server: HistoryServer, line: int, hours: int, missing: int
+    run: Run, server: HistoryServer, line: int, hours: int, missing: int
 ) -> None:
     """By what ends there, or what begins there, as many are missing: told are those before it."""
     text = spoiled(FUNDING_FILE, {"funding_interval_hours": str(hours)}, line)
@@ -303,7 +289,7 @@ def test_one_interval_that_is_shorter_than_the_others_is_asked_for_and_told(
     [(3, "0.00010000", "duplicate_id"), (-3, "0.00010000", "duplicate_id"), (3, "0.00020000", "conflicting_id")],
 )
 def test_a_funding_that_a_file_states_twice_some_milliseconds_apart_is_one(
-    tmp_path: Path, run: Callable[..., tuple[int, str]], late_ms: int, rate: str, fault: str
+    tmp_path: Path, run: Run, late_ms: int, rate: str, fault: str
 ) -> None:
     lines = HISTORY.csv(FUNDING_FILE).splitlines()
     at = int(lines[LINE - 1].split(",")[0])
@@ -323,7 +309,7 @@ def test_a_funding_that_a_file_states_twice_some_milliseconds_apart_is_one(
 @pytest.mark.parametrize("rate", ["0.00010000", "0.00020000"])
 def test_rest_that_states_the_same_funding_some_milliseconds_later_adds_no_row(
     tmp_path: Path,
-    run: Callable[..., tuple[int, str]],
+    run: Run,
     server: HistoryServer,
     monkeypatch: pytest.MonkeyPatch,
     rate: str,
@@ -382,7 +368,7 @@ def _page(wanted: dict[str, str], at: int = SPECIAL, each: int = 1) -> list[dict
 @pytest.mark.parametrize(("limit", "at"), [(1_000, 0), (3, 0), (2, 0), (3, -7), (2, -7), (3, 7), (2, 7)])
 def test_a_special_rate_beside_the_regular_one_is_paid_too(
     tmp_path: Path,
-    run: Callable[..., tuple[int, str]],
+    run: Run,
     server: HistoryServer,
     monkeypatch: pytest.MonkeyPatch,
     limit: int,

@@ -7,7 +7,7 @@ import hashlib
 import io
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -19,6 +19,9 @@ from aiohttp import web
 from voltrade.data.archive_files import ArchiveFile
 from voltrade.data.kinds import FUNDING, MARKS, TRADES, Kind, days_between, start_of
 from voltrade.model import DAY_MS, Int64s, Trades
+
+Run = Callable[..., tuple[int, str]]
+"""Runs a command of data; returns its exit status and all that it printed."""
 
 HEADERS: dict[Kind, str] = {
     TRADES: "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker",

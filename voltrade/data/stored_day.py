@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from voltrade.data.kinds import KINDS, Column, Kind, start_of
+from voltrade.data.kinds import FUNDING, KINDS, Column, Kind, start_of
 from voltrade.errors import DataError
 from voltrade.model import DAY_MS, Instrument, Int64s
 
@@ -202,8 +202,9 @@ def merged_rows(contents: Sequence[FileContent], kind: Kind, path: str, day: dat
             differs &= (column[1:] != 0) & (column[:-1] != 0)
         if differs.any():
             at = int(np.argmax(differs))
-            key = kind.columns[0], int(columns[0][at])
-            raise Contradiction({day: _contradiction_text(path, key, name, column[at : at + 2], contents[-1].metadata)})
+            key, newer = (kind.columns[0], int(columns[0][at])), contents[-1].metadata
+            text = _contradiction_text(path, key, name, column[at : at + 2], newer)
+            raise Contradiction({day: _added_special_text(path, day, [each[at : at + 2] for each in columns]) or text})
     kept = [column[~repeated] for column in columns]
     for number, name in enumerate(kind.columns):
         if name in kind.optional:  # what one source states and the other doesn't is known
@@ -219,6 +220,23 @@ def _contradiction_text(path: str, key: tuple[str, int], name: str, values: Colu
         f"{path}: rows of one {key[0]} must agree, the {name} of {key[1]} must be {stored} as stored, was {added} "
         f"from {' and '.join(newer.sources)}; "
         f"to have the day from one source, delete {files} in the store and fetch it again"
+    )
+
+
+def _added_special_text(path: str, day: date, rows: Sequence[Column]) -> str:
+    """Say of two rows of a funding time that the stored rate has the special one in it, as older versions had it; empty
+    where it hasn't."""
+    if not path.startswith(f"{FUNDING.name}/"):
+        return ""
+    (time, _), (stored, regular), _, (_, special) = (column.tolist() for column in rows)
+    if not special or stored != regular + special:
+        return ""
+    rates = [f"{rate * Decimal('0.00000001'):f}" for rate in (stored, regular, special)]
+    files, symbol = path.replace(".parquet", ".*"), path.split("/")[1]
+    return (
+        f"{path}: the rate of {time} is stored as {rates[0]}, the regular {rates[1]} and the special {rates[2]} in "
+        f"one, as older versions stored it; delete {files} in the store, and python -m voltrade data fetch {symbol} "
+        f"--from {day} --to {day} --kinds funding has them apart"
     )
 
 
