@@ -59,10 +59,20 @@ UNREACHED = "ExchangeError"
 EARLY_MS = 5_000
 """How much before its time a session may end: its clock begins with the first snapshot."""
 QUESTIONS = 50
+REFUSALS, DIALS, LOOKUPS, READS = 30, 25, 40, 1_000
+"""How often in a minute orders for one purpose may be refused with one code, streams of a kind be opened, one order be
+looked up, and anything be read."""
+FILTER_CODES = (-1013, -1111, -4003, -4004, -4005, -4013, -4014, -4016, -4023, -4024, -4131, -4164)
+REFUSED_BY_FILTERS = 3
+"""How often in a minute an order for one purpose may be refused by one filter."""
 WEIGHT = 1_920
 """80 % of 2,400 a minute."""
+WEIGHT_AFTER = 240
+"""What may be used of a minute after an answer has said that as much is used, by others or by us."""
 PRICE_MOVES = Decimal("1.02")
 """A size is reckoned before it is sent: the price may have moved by as much when it fills."""
+MARK_MOVES = Decimal("0.01")
+"""So far the mark may be elsewhere than an engine knows."""
 TRANSFERRED = re.compile(r": (-?[0-9.]+)$")
 """An amount in the text of an alert about a transfer, or about an adjustment."""
 LOST_INTENT = "the journal has lost that it was sent"
@@ -70,6 +80,10 @@ PAID_MS = 15_000
 """So long after funding was paid the account is compared, and its history read, where nobody told of it."""
 OPEN_ORDERS = 20
 ORDERS_PER_S = 10
+LOST_CODES = (-1000, -1001, -1006, -1007)
+"""Codes of answers that do not say what became of an order."""
+PLAIN_LOSSES = ("internal", "redirect")
+"""Answers in the place of the venue's that say that nothing was done."""
 LAG_MS = 100
 HUNG_MS = 5_000
 TOO_LATE, MOST_TOO_LATE = -1021, 20
@@ -743,7 +757,9 @@ def o6_halts(evidence: Evidence) -> list[Violation]:
     Halts: a breaker that is not ACTIVE, an operator's command, a stream that is down, an outcome that is unknown, a
     refusal of our rights; a forced order, a close, reduction or cancelled stop by hand, until a person resumes; and a
     foreign position until a snapshot agrees, a foreign order as long as snapshots list it. What is intended after a
-    halt is told by the order of the journal's rows; what is sent late, by clocks, and not where a plan sets them.
+    halt is told by the order of the journal's rows; what is sent late, by clocks, and not of an engine that was started
+    while its clock was wrong. That an outcome is unknown, or our rights are refused, is also taken from the answers as
+    the harness carried them, whatever the journal says of them.
     Leverage or position mode changed by hand may take 60 s to be noticed.
     """
     reading = reading_of(evidence)
@@ -753,24 +769,95 @@ def o6_halts(evidence: Evidence) -> list[Violation]:
         if reading.reached(breach.client_id):
             text = f"{breach.client_id} was sent though: {breach.why}"
             found.append(Violation("O6", ENTERED[breach.why.split(":")[0]], breach.time, text))
-    return found + _sent_late(reading, halts) + _mode_changed(reading)
+    return found + _sent_late(reading, halts) + _sent_unasked(reading) + _mode_changed(reading)
 
 
 def _sent_late(reading: Reading, halts: _Halts) -> list[Violation]:
-    if any("clock" in strike.kind for strike in reading.evidence.strikes):
-        return []
+    """Entries that left after a halt, by the harness's clock; not those of an engine that took over a wrong clock."""
+    wrong = _wrong_clocks(reading.evidence)
     known = {breach.client_id for breach in halts.breaches}
     stops = [stop for stop in halts.all() if stop.why in ("breaker", "operator", "hand")]
+    stops = [stop for stop in stops if not _is_within(stop.begin, wrong)]
     found = []
     for client_id, placed in reading.placed_by_id.items():
         post = reading.posts.get(client_id)
-        if not placed[0].is_entry or client_id in known or post is None:
+        if not placed[0].is_entry or client_id in known or post is None or _is_within(post.sent, wrong):
             continue
         for stop in stops:
             if stop.begin + HALT_MS < post.sent and (stop.end < 0 or post.sent < stop.end):
                 late = post.sent - stop.begin
                 text = f"{client_id} left {late} ms after a halt: {stop.why} {stop.detail}"
                 found.append(Violation("O6", ENTERED[stop.why], post.arrived, text))
+    return found
+
+
+def _wrong_clocks(evidence: Evidence) -> list[tuple[int, int]]:
+    """When engines lived that were started while the machine's clock was wrong, by that clock and by the venue's."""
+    steps = [each for each in evidence.strikes if each.kind == "clock"]
+    lives = [(life, step) for life in evidence.lives for step in steps if step.begin <= life.begin <= step.until]
+    by = [(life, ms) for life, step in lives for ms in (0, int(step.facts.get("ms", 0)))]
+    return [(life.begin + ms, life.end + ms) for life, ms in by]
+
+
+def _is_within(time: int, stretches: list[tuple[int, int]]) -> bool:
+    return any(begin <= time <= end for begin, end in stretches)
+
+
+def _sent_unasked(reading: Reading) -> list[Violation]:
+    """Entries that left although an answer, as it came over the wire, had said nothing of an order, or of another one,
+    and no news of it had come; or had refused our rights, and no person had resumed. Of an account's only run."""
+    evidence, found = reading.evidence, []
+    if len(evidence.journals) > 1:
+        return []
+    wrong, news = _wrong_clocks(evidence), _news(reading)
+    resumed = [row.time for _, row in reading.of_kind("Operator") if row.body["action"] == "resume"]
+    stops = list[Stop]()
+    for post in _own_posts(evidence):
+        if post.code in KEY_CODES:
+            end = next((time for time in resumed if time >= post.answered), NEVER)
+            stops.append(Stop("key", post.answered, end, f"{post.client_id} was refused with {post.code}"))
+        elif _says_nothing(reading, post):
+            told = news.get(post.client_id, NEVER)
+            stops.append(Stop("unknown", post.answered, told, f"{post.client_id} was answered with {post.status}"))
+    for client_id, placed in reading.placed_by_id.items():
+        sent = _sent(reading, placed[0])
+        if not placed[0].is_entry or _is_within(sent, wrong):
+            continue
+        for stop in stops:
+            if stop.begin + HALT_MS < sent < stop.end and stop.detail.split()[0] != client_id:
+                text = f"{client_id} left {sent - stop.begin} ms after {stop.detail}"
+                found.append(Violation("O6", ENTERED[stop.why], sent, text))
+    return found[:1]
+
+
+def _own_posts(evidence: Evidence) -> list[Request]:
+    """Requests for orders of ours that were answered."""
+    asked = [each for each in evidence.requests if each.method == "POST" and each.path in PLACES]
+    return [each for each in asked if each.client_id.startswith(OURS) and each.answered >= 0]
+
+
+def _says_nothing(reading: Reading, post: Request) -> bool:
+    """Whether an answer to a request for an order leaves open what became of it."""
+    struck = reading.struck_requests.get((post.arrived, f"POST {post.path}"), {})
+    if struck.get("do") == "alter_answer":
+        return post.status == 200
+    if struck.get("do") in ("swallow", "lose_answer", "late") and not 400 <= post.status < 500:
+        return struck.get("how") not in PLAIN_LOSSES and struck.get("code", 0) in (0, *LOST_CODES)
+    return post.status == 0 or post.code in LOST_CODES
+
+
+def _news(reading: Reading) -> dict[str, int]:
+    """When a journal had first news of each order, other than by the answer to its request."""
+    found: dict[str, int] = {}
+    fills = {(fill.symbol, fill.trade_id): fill.client_id for fill in reading.fills}
+    for _, row in reading.of_kind("Reply", "OrderUpdate", "AlgoUpdate", "Snapshot", "Alert"):
+        names = [order["client_order_id"] for order in _orders_in(row)]
+        names += [fills.get((fill["symbol"], fill["trade_id"]), "") for fill in fills_in(row)]
+        if row.kind == "Alert":
+            names = row.body["text"].split()[:1] if row.body["code"] == "NOT_PLACED" else []
+        if row.kind != "Reply" or row.body["action"] != "submit":
+            for name in names:
+                found.setdefault(name, row.time)
     return found
 
 
@@ -842,7 +929,7 @@ def o9_limits(evidence: Evidence) -> list[Violation]:
     Notionals may be 2 % above, as the price moves between decision and fill. A round trip counts as the second from
     what was open at the venue when its entry was sent. Settings that do not exist take 20 open orders, 10 a second.
     The daily loss is what was realised since the session began, the day, or the last `resume` of a person, and binds
-    entries sent 2 s later.
+    entries sent 2 s later. The price of an entry's bar is no further from the mark than is set, and 1 % for its way.
     """
     reading = reading_of(evidence)
     entries = [(placed, _stood(reading, placed)) for each in reading.placed_by_id.values() for placed in each[:1]]
@@ -851,6 +938,7 @@ def o9_limits(evidence: Evidence) -> list[Violation]:
         *_too_large(reading, entries),
         *_second_trips(entries),
         *_too_early(reading, entries),
+        *_off_mark(reading, entries),
         *_too_many(reading),
         *_loss_passed(reading, entries),
         *_leverage_raised(reading),
@@ -904,6 +992,23 @@ def _second_trips(entries: Entries) -> list[Violation]:
         if moment.ours or others:
             text = f"{placed.client_id} while {moment.ours or others[0]} was open"
             found.append(Violation("O9", "second round trip", placed.time, text))
+    return found
+
+
+def _off_mark(reading: Reading, entries: Entries) -> list[Violation]:
+    """Entries by a bar that ended at a price far from the mark, as it was when they were meant and when they came."""
+    most = Decimal(str(reading.evidence.settings.get("max_mark_gap_bps", 0))) / 10_000 + MARK_MOVES
+    marks = [(row["time"], Decimal(row["stand"][3])) for row in reading.evidence.of_kind("market")]
+    found = []
+    for placed, _ in entries:
+        for journal, row in reading.intents.get(placed.client_id, [])[:1]:
+            bar = reading.bars[journal].get(row.body["bar_number"])
+            at = bisect.bisect_right(marks, row.time, key=lambda each: each[0])
+            known = [mark for mark in (*(mark for _, mark in marks[at - 1 : at]), placed.mark) if mark]
+            price = bar["close"] * reading.units[placed.asked["symbol"]][0] if bar else ZERO
+            if price and len(known) > 1 and all(abs(price - mark) > most * mark for mark in known):
+                text = f"{placed.client_id} by a bar that ended at {price}, the mark was {known[-1]}"
+                found.append(Violation("O9", "off the mark", placed.time, text))
     return found
 
 
@@ -1034,10 +1139,28 @@ def _too_heavy(evidence: Evidence) -> list[Violation]:
         allowed = WEIGHT + sum(others.get(each, 0) for each in near)
         if request.used_weight > max(allowed, most[minute].used_weight if minute in most else 0):
             most[minute] = request
-    return [
+    found = [
         Violation("O10", "weight", each.answered, f"{each.used_weight} of weight used, {WEIGHT} are allowed")
         for each in most.values()
     ]
+    return found or _goes_on_asking(evidence, skewed)
+
+
+def _goes_on_asking(evidence: Evidence, skewed: list[tuple[int, int]]) -> list[Violation]:
+    """The first minute of which much was used after an answer had said that 80 % was, whoever had used it."""
+    told: dict[int, tuple[int, int]] = {}
+    spent = [each for each in evidence.strikes if each.kind == "spend_weight"]
+    for request in sorted(evidence.requests, key=lambda each: each.answered):
+        if request.used_weight < WEIGHT or any(begin <= request.arrived < end + 60_000 for begin, end in skewed):
+            continue
+        minute = request.arrived // 60_000
+        since, used = told.setdefault(minute, (request.answered, request.used_weight))
+        later = [each for each in spent if each.begin // 60_000 == minute and each.begin > since]
+        more = request.used_weight - used - sum(int(each.facts["with"]["weight"]) for each in later)
+        if more > WEIGHT_AFTER:
+            text = f"{more} of weight used after {used} were known to be, {WEIGHT_AFTER} are allowed"
+            return [Violation("O10", "weight", request.answered, text)]
+    return []
 
 
 def _is_planned_ban(evidence: Evidence, request: Request) -> bool:
@@ -1142,12 +1265,12 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
     It could trade: streams are up, no outcome is unknown, no signal is refused for the like, unless an order was sent
     or cancelled just before, of which news may be on its way. It says why not: the
     breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given since the last entry. And it asks
-    little meanwhile: an incident is a strike, until the next one begins. A session ends when its time is over, and flat
-    where it was to; a user stream is dialled again that does not tell an accepted order, or whose key has expired,
-    which was told; and a clock that is refused is measured.
+    little meanwhile: an incident is a strike, until the next one begins; and repeats nothing without end, see
+    `_repeated`. A session ends when its time is over, and flat where it was to; a user stream is dialled again that
+    does not tell an accepted order, or whose key has expired, which was told; and a clock that is refused is measured.
     """
     reading, found = reading_of(evidence), []
-    found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence)
+    found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence) + _repeated(reading)
     found += _ended_open(reading) + _never_ended(reading) + _not_dialled_again(reading) + _clock_wrong(evidence)
     if evidence.judged < evidence.quiet + RESUMED_MS or not evidence.lives:
         return found
@@ -1293,6 +1416,42 @@ def _questions(reading: Reading) -> list[tuple[int, int]]:
         (begin, bisect.bisect_left(asked, end) - bisect.bisect_left(asked, begin))
         for begin, end in zip(begins, ends, strict=False)
     ]
+
+
+def _repeated(reading: Reading) -> list[Violation]:
+    """What is done over and over within a minute: the first of each kind.
+
+    Orders for one purpose that are refused with one code, and by a filter sooner, unless a fault refused them; streams
+    of one kind that are opened; one order that is looked up; and all that is read.
+    """
+    times: dict[tuple[str, int], list[int]] = {}
+    for request in reading.evidence.requests:
+        for what in _counted(reading, request):
+            times.setdefault(what, []).append(request.sent)
+    for time, url in reading.evidence.dials:
+        kind = next((kind for kind in ("private", "market", "public") if kind in url), "other")
+        times.setdefault((f"dials of {kind}", DIALS), []).append(time)
+    found: dict[str, Violation] = {}
+    for (what, most), when in times.items():
+        for first, last in zip(sorted(when), sorted(when)[most:], strict=False):
+            if last - first < 60_000:
+                text = f"{what}: more than {most} in a minute"
+                found.setdefault(what.split()[0], Violation("O12", "repeated", last, text))
+    return list(found.values())
+
+
+def _counted(reading: Reading, request: Request) -> Iterable[tuple[str, int]]:
+    """What a request is counted as, each with how often that may be in a minute."""
+    is_order = request.path in PLACES
+    if request.method == "GET":
+        yield "reads", READS
+        if is_order and request.client_id:
+            yield f"look-ups of {request.client_id}", LOOKUPS
+    elif request.method == "POST" and is_order and 400 <= request.status < 500:
+        purpose = _trip_of(request.client_id)[1]
+        is_fault = (request.arrived, f"POST {request.path}") in reading.struck_requests
+        by_filter = request.code in FILTER_CODES and not is_fault
+        yield f"refusals of {purpose} with {request.code}", REFUSED_BY_FILTERS if by_filter else REFUSALS
 
 
 def _silent(reading: Reading) -> list[Violation]:

@@ -30,6 +30,8 @@ SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
 REFUSED_MS = 1_250
 """So long an engine may wait after a refusal of an order that protects, before it sends another."""
+UNREAD_MS = 2_000
+"""So long an engine may wait after a reading of the account that failed, before it reads it again."""
 HOLDING = ("delay_request", "late")
 """Faults by which an order is placed late, or never."""
 BLOCKED, BAN_MS, PAUSES_MS = (418, 429), 60_000, (5_000, 10_000, 20_000, 40_000, 60_000)
@@ -158,6 +160,8 @@ class VenueBooks:
     held: dict[str, Decimal] = field(default_factory=dict)
     ours: dict[str, Decimal] = field(default_factory=dict)
     last: dict[str, Decimal] = field(default_factory=dict)
+    marks: dict[str, Decimal] = field(default_factory=dict)
+    """Mark prices, as far as the log has them."""
     wallet: Decimal = ZERO
     fills: list[Fill] = field(default_factory=list)
 
@@ -173,6 +177,7 @@ class VenueBooks:
                 self.last[row["symbol"]] = Decimal(row["price"])
             case "market":
                 self.last[row["symbol"]] = Decimal(row["stand"][1])
+                self.marks[row["symbol"]] = Decimal(row["stand"][3])
             case "account" | "start":
                 self.wallet = Decimal(row["wallet"])
 
@@ -272,6 +277,8 @@ class Placed:
     last: Decimal
     """Last price of the symbol."""
     wallet: Decimal
+    mark: Decimal
+    """Its mark price; 0 where it is not known."""
 
     @property
     def client_id(self) -> str:
@@ -444,7 +451,8 @@ class Reading:
             if kind == "accepted" and row["action"] in ("place_order", "place_algo"):
                 asked = row["asked"]
                 last = books.last.get(asked["symbol"], ZERO)
-                placed.append(Placed(number, row["time"], asked, last, books.wallet))
+                mark = books.marks.get(asked["symbol"], ZERO)
+                placed.append(Placed(number, row["time"], asked, last, books.wallet, mark))
             changes = kind in ("order", "algo", "fill")
             if changes:
                 bare.until(row["time"])
@@ -499,6 +507,11 @@ class Reading:
     def by_hand(self) -> bool:
         """Whether a person traded the account."""
         return any(fill.whose == "hand" for fill in self.fills)
+
+    @cached_property
+    def struck_requests(self) -> dict[tuple[int, str], Json]:
+        """What the venue noted of requests that a fault struck, by when they arrived, and method and path."""
+        return {(row["time"], str(row.get("struck", ""))): row for row in self.evidence.of_kind("fault")}
 
     def reached(self, client_id: str) -> bool:
         """Whether the venue got a request for this order."""
@@ -617,10 +630,11 @@ class Reading:
         """How much of a stretch REST could be used in.
 
         Not while it was down, nor while what protects was swallowed, held up by a fault, or refused by one whatever it
-        was; nor in the minute after an answer that forbids requests and does not say for how long.
+        was; nor in the minute after an answer that forbids requests and does not say for how long; nor for a moment
+        after a fault struck a reading of the account, while the user stream told nothing.
         """
         left, at = 0, begin
-        for down, up in sorted([*self.evidence.rest_down, *self._held, *self._refused, *self._blocked]):
+        for down, up in sorted([*self.evidence.rest_down, *self._held, *self._refused, *self._blocked, *self._unread]):
             left += max(0, min(down, end) - at)
             at = max(at, up)
         return left + max(0, end - at)
@@ -660,6 +674,15 @@ class Reading:
             elif each.status == 200:
                 unsaid = 0
         return found
+
+    @cached_property
+    def _unread(self) -> list[tuple[int, int]]:
+        """Stretches for which readings of the position that a fault struck keep an engine waiting, which hears of it in
+        no other way, since its user stream has lost its key."""
+        asked = [each for each in self.evidence.requests if each.path.endswith("positionRisk") and each.status != 200]
+        asked = [each for each in asked if (each.arrived, f"GET {each.path}") in self.struck_requests]
+        deaf = [(each.sent, each.sent + UNREAD_MS) for each in asked]
+        return [(at, until) for at, until in deaf if any(since <= at <= end for since, end in self._deaf)]
 
     @cached_property
     def _refused(self) -> list[tuple[int, int]]:

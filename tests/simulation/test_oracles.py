@@ -370,6 +370,83 @@ def leverage_asked(found: Evidence) -> Evidence:
     return asked_too(method="POST", path="/fapi/v1/leverage", arrived=settings["time"])(found)
 
 
+def answering(name: str, do: str = "", **facts: Any) -> Doctor:
+    """An order's request was answered otherwise, by a fault that the venue notes, or by none."""
+
+    def doctor(found: Evidence) -> Evidence:
+        at = next(n for n, each in enumerate(found.requests) if each.method == "POST" and each.client_id.endswith(name))
+        post = found.requests[at]
+        row = {"time": post.arrived, "kind": "fault", "do": do, "struck": f"POST {post.path}"}
+        place = next(n for n, each in enumerate(found.truth) if each.get("time", 0) >= post.arrived)
+        truth = [*found.truth[:place], row, *found.truth[place:]] if do else found.truth
+        return replace(asking(at, **facts)(found), truth=truth)
+
+    return doctor
+
+
+def unheard(name: str) -> Doctor:
+    """The journal has no news of an order but the answer to its request."""
+
+    def is_news(row: JournalRow) -> bool:
+        of = [row.body] if row.kind == "AlgoUpdate" else [row.body["algo_order"]] if row.kind == "Reply" else []
+        is_answer = row.kind == "Reply" and row.body["action"] == "submit"
+        return not is_answer and any(each and each["client_order_id"].endswith(name) for each in of)
+
+    return of_journal(lambda rows: [row for row in rows if not is_news(row)])
+
+
+def a_clock_set(after: int) -> Doctor:
+    """The machine's clock is wrong for a minute, so long after the engine was started."""
+
+    def doctor(found: Evidence) -> Evidence:
+        begin = found.lives[0].begin + after
+        return replace(found, strikes=[Strike("clock", begin, begin + 60_000, {"ms": 20_000, "row": "E6"})])
+
+    return doctor
+
+
+def spent(more: int) -> Doctor:
+    """Others use a minute up, which we are told; then we use so much more of it."""
+
+    def doctor(found: Evidence) -> Evidence:
+        last = found.requests[-1]
+        begin = (last.answered // 60_000 + 1) * 60_000
+        times = [(begin + ms, 2_000 + used) for ms, used in ((1_000, 0), (2_000, more))]
+        asked = [replace(last, sent=t, arrived=t, answered=t, method="GET", used_weight=used) for t, used in times]
+        strike = Strike("spend_weight", begin, begin, {"with": {"weight": 1_990 + more}, "row": "B9"})
+        return replace(found, requests=[*found.requests, *asked], strikes=[strike], clean_entries=None)
+
+    return doctor
+
+
+def over_and_over(count: int, **facts: Any) -> Doctor:
+    """The last request is sent so many times more, each second."""
+
+    def change(requests: list[Request]) -> list[Request]:
+        last = replace(requests[-1], **facts)
+        return [*requests, *(replace(last, sent=last.sent + 1_000 * n, arrived=-1) for n in range(count))]
+
+    return of_requests(change)
+
+
+def dialled(count: int) -> Doctor:
+    url = "ws://127.0.0.1:1/private/ws?listenKey=k"
+    return lambda found: replace(found, dials=[(found.opened + 1_000 * n, url) for n in range(count)])
+
+
+def far_from_the_mark(found: Evidence) -> Evidence:
+    """The venue's mark price is 2 % above throughout."""
+    rows = [dict(row) for row in found.truth]
+    for row in rows:
+        if row["kind"] == "market":
+            row["stand"] = [*row["stand"][:3], str(Decimal(row["stand"][3]) * Decimal("1.02")), *row["stand"][4:]]
+    return replace(found, truth=rows)
+
+
+LOOKED_UP: Json = {"method": "GET", "path": "/fapi/v1/order", "client_id": "vt-sim-1e1"}
+BY_FILTER: Json = {"method": "POST", "path": "/fapi/v1/order", "client_id": "vt-sim-9x1", "status": 400, "code": -4005}
+
+
 def late_by(ms: int, name: str) -> Doctor:
     """An order's request left so much later than it was intended."""
 
@@ -982,6 +1059,26 @@ DOCTORED: list[Case] = [
         both(of_journal(halted_after_intent), late_by(400, "-3e1")),
         {"O6 entry while halted"},
     ),
+    (
+        "an entry after a halt, and a clock that was set while no engine began",
+        both(of_journal(halted_after_intent), late_by(400, "-3e1"), a_clock_set(1)),
+        {"O6 entry while halted"},
+    ),
+    (
+        "an entry after an answer that never came, and no news",
+        both(answering("-1s1", status=0), unheard("-1s1")),
+        {"O6 entry while unknown"},
+    ),
+    (
+        "an entry after an answer for another order, and no news",
+        both(answering("-1s1", "alter_answer"), unheard("-1s1")),
+        {"O6 entry while unknown"},
+    ),
+    (
+        "an entry after an answer that refused our rights",
+        answering("-1s1", status=401, code=-2015),
+        {"O6 entry without rights"},
+    ),
     ("an entry at a leverage set by hand", a_leverage(3), {"O6 entry at another leverage"}),
     # O7: write-ahead
     ("an order arrives before its intent is on disk", asking(1, durable=False), {"O7 not durable"}),
@@ -996,6 +1093,7 @@ DOCTORED: list[Case] = [
     ("a journal can't be replayed", having(replay=[-1]), {"O8 not replayed"}),
     ("a journal was not replayed", having(replay=[]), {"O8 not replayed"}),
     # O9: limits
+    ("an entry far from the mark", far_from_the_mark, {"O9 off the mark"}),
     (
         "orders beyond the capital",
         setting(capital=100),
@@ -1022,6 +1120,7 @@ DOCTORED: list[Case] = [
     ("a request in a Retry-After", asking(1, retry_after_s=100_000, status=429), {"O10 impatient"}),
     ("a request into a 429 that says nothing", asking(1, status=429), {"O10 impatient"}),
     ("too much weight is used", asking(3, used_weight=1_921), {"O10 weight"}),
+    ("much weight is used after others used it up", spent(241), {"O10 weight"}),
     ("a ban is provoked", asking(-1, status=418), {"O10 banned"}),
     ("a ban is provoked just before one that was planned", banned_on_the_way(1), {"O10 banned"}),
     # O11: bars
@@ -1063,6 +1162,10 @@ DOCTORED: list[Case] = [
     ("a session runs though its time is over", runs_on(61_000), {"O12 never ended"}),
     ("timestamps are refused and the clock is not measured", too_late(21), {"O12 clock wrong"}),
     ("a user stream says nothing and is not dialled again", deaf(20_000), {"O12 stream not dialled"}),
+    ("an order is refused again and again", refused_each_second(31), {"O12 repeated"}),
+    ("an order is refused by a filter again and again", over_and_over(4, **BY_FILTER), {"O12 repeated"}),
+    ("an order is looked up again and again", over_and_over(41, **LOOKED_UP), {"O12 repeated"}),
+    ("a stream is opened again and again", dialled(26), {"O12 repeated"}),
     ("a key expires and no stream is opened for 11 s", key_expired(11_000), {"O12 stream not dialled"}),
     (
         "a stream stays down, and an alert was given before the last entry",
@@ -1188,6 +1291,19 @@ SILENT: list[tuple[str, Doctor]] = [
         "4.9 s under a fault that waited and struck then",
         both(bare_for(4_900), forgotten(500), struck("forget_stops", until_s=700.0)),
     ),
+    (
+        "an entry 400 ms after the halt of an engine that began with a wrong clock",
+        both(of_journal(halted_after_intent), late_by(400, "-3e1"), a_clock_set(-1)),
+    ),
+    ("an answer that never came, and news", answering("-1s1", status=0)),
+    ("an answer for another order, and news", answering("-1s1", "alter_answer")),
+    ("an answer that says that nothing was done", both(answering("-1s1", code=-1008), unheard("-1s1"))),
+    ("rights that were refused, and a person", both(answering("-1s1", code=-2015), of_journal(resumed_before_entries))),
+    ("a little weight after others used it up", spent(240)),
+    ("an order that is refused 30 times", refused_each_second(30)),
+    ("an order that a filter refuses three times", over_and_over(3, **BY_FILTER)),
+    ("an order that is looked up 40 times", over_and_over(40, **LOOKED_UP)),
+    ("a stream that is opened 25 times", dialled(25)),
     ("a key that expires and a stream that is opened", key_expired(9_000)),
     ("a key that expires without a word", key_expired(11_000, **{"with": {"told": False}})),
     ("a 429 that says nothing, 4 s before the end", asking(-1, status=429)),
@@ -1316,6 +1432,17 @@ def test_who_asks_on_into_a_429_is_blocked_no_longer(clean: Evidence) -> None:
     again = [replace(asked, answered=begun + ms) for ms in (0, 2_000, 4_900, 6_000)]
     found = reading.Reading(replace(clean, requests=again, rest_down=[]))
     assert found.usable(begun, begun + 30_000) == 30_000 - 5_000 - 10_000
+
+
+def test_a_reading_that_a_fault_refuses_to_an_engine_without_a_user_stream_is_waited_for(clean: Evidence) -> None:
+    begun = clean.opened + 60_000
+    facts: Json = {"method": "GET", "path": "/fapi/v3/positionRisk", "status": 403, "client_id": ""}
+    asked = replace(clean.requests[-1], sent=begun, arrived=begun, answered=begun, **facts)
+    row = {"time": begun, "kind": "fault", "do": "swallow", "struck": "GET /fapi/v3/positionRisk"}
+    struck = replace(clean, requests=[asked], truth=[*clean.truth, row], rest_down=[])
+    deaf = replace(struck, strikes=[Strike("new_listen_key", begun - 9_000, begun - 9_000)])
+    found = [reading.Reading(each).usable(begun, begun + 9_000) for each in (struck, deaf, replace(deaf, truth=[]))]
+    assert found == [9_000, 7_000, 9_000]
 
 
 def test_time_without_rest_is_counted_once(clean: Evidence) -> None:
