@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from voltrade.compiled import Rows, compiled
+from voltrade.compiled import Rows, compiled, plain
 from voltrade.model import DAY_MS, HOUR_MS, MONEY, Floats, Int64s
 
 YEAR_DAYS = 365
@@ -172,15 +172,25 @@ def profit_factor(nets: Floats) -> float:
     return won / lost if lost else math.nan
 
 
+@compiled
+def money_at_risk(entry_notional: int, stop_price: int, quantity: int, fees: int, money_per_ticklot: int) -> int:
+    """Return what a round trip loses from its average entry to its stop, with its fees, in money; 0 without a stop.
+
+    It takes many at once where they are arrays, as plain Python.
+    """
+    lost = abs(entry_notional - stop_price * quantity) * money_per_ticklot + fees
+    return lost * (stop_price != 0) * (lost > 0)
+
+
 def at_risk(trips: Any, money_per_ticklot: int) -> Floats:
     """Return R of each round trip: what it loses from its average entry to its stop, with its fees; NaN without a stop.
 
     Args:
         trips: columns of `model.RoundTrip` by their names.
     """
-    entry, stop, lots = (np.asarray(trips[name], np.int64) for name in ("entry_notional", "stop_price", "quantity"))
-    money = np.abs(entry - stop * lots) * money_per_ticklot + np.asarray(trips["fees"], np.int64)
-    return np.where((stop != 0) & (money > 0), money / MONEY, np.nan)
+    names, of_many = ("entry_notional", "stop_price", "quantity", "fees"), cast(Any, plain(money_at_risk))
+    money = of_many(*(np.asarray(trips[name], np.int64) for name in names), money_per_ticklot)
+    return np.where(money > 0, money / MONEY, np.nan)
 
 
 def largest_of(values: Floats) -> float:

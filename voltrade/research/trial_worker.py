@@ -81,6 +81,8 @@ class _Totals(NamedTuple):
     """Net of each round trip, in the quote asset."""
     lots: Int64s
     """Lots of each fill, signed."""
+    largest_r: float
+    """Largest R of a round trip, in the quote asset; NaN without one."""
     long_trips: int
     realised: int
     fees: int
@@ -92,12 +94,14 @@ class _Totals(NamedTuple):
 
 
 @compiled
-def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int) -> _Totals:
+def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int, unit: int) -> _Totals:
     nets, lots = np.empty(len(trips)), np.empty(len(fills), np.int64)
-    longs, realised, fees, funding, ticklots = 0, 0, 0, 0, 0
+    most, longs, realised, fees, funding, ticklots = 0, 0, 0, 0, 0, 0
     for number in range(len(trips)):
         trip = trips[number]
         nets[number] = net_of(trip.realised, trip.fees, trip.funding) / MONEY
+        paid, stop = trip.fees, trip.stop_price
+        most = max(most, performance.money_at_risk(trip.entry_notional, stop, trip.quantity, paid, unit))
         longs += trip.side > 0
         realised, fees, funding = realised + trip.realised, fees + trip.fees, funding + trip.funding
     for number in range(len(fills)):
@@ -107,12 +111,13 @@ def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int) ->
     closed = len(signals)
     while closed > 0 and signals[closed - 1].bar >= bars:
         closed -= 1
-    return _Totals(nets, lots, longs, realised, fees, funding, ticklots, closed)
+    return _Totals(nets, lots, most / MONEY if most else np.nan, longs, realised, fees, funding, ticklots, closed)
 
 
 def performance_data_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> PerformanceData:
     """Return what a compiled session's figures are computed from."""
-    totals = _totals(tables.trips, tables.fills, tables.orders, tables.signals, tables.bars)
+    counted = tables.trips, tables.fills, tables.orders, tables.signals
+    totals = _totals(*counted, tables.bars, money_per_ticklot)
     shown = bars[tables.first_bar : tables.bars]
     return PerformanceData(
         bars=len(shown),
@@ -121,7 +126,7 @@ def performance_data_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> P
         opened=shown["open_time"][:1].tolist(),
         closed=shown["close_time"][-1:].tolist(),
         nets=totals.nets,
-        largest_r=performance.largest_of(performance.at_risk(tables.trips, money_per_ticklot)),
+        largest_r=totals.largest_r,
         long_trips=totals.long_trips,
         realised=totals.realised / MONEY,
         fees=-totals.fees / MONEY,
