@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from simulation.evidence import Evidence
 from simulation.kinds import KINDS
-from simulation.oracles import campaign_violations, entry_times, judge, measure
+from simulation.oracles import LEAST_ORDERS, campaign_violations, entry_times, judge, measure
 from simulation.plans import Plan, clean_plan, draw_plan, is_recoverable
 from simulation.remains import trace_hash
 from simulation.scenario import WORKPLACES, memory, play
@@ -104,16 +104,40 @@ def _judged(plan: Plan, evidence: Evidence) -> Json:
     }
 
 
+MOVES_ORDERS = (
+    "cancel_stops",
+    "cancel_all",
+    "expire_stops",
+    "expire_orders",
+    "forget_stops",
+    "liquidate",
+    "deleverage",
+)
+"""Strikes of the venue that met nothing where no order changed with them."""
+
+
 def strikes_by_kind(plan: Plan, evidence: Evidence) -> Json:
-    """Count how often each kind of fault struck: the venue's by its log, the harness's own once their time came."""
+    """Count how often each kind of fault struck: the venue's by its log, the harness's own where they met an engine."""
     at_the_venue = [number for number, strike in enumerate(plan.strikes) if not is_of_harness(strike)]
-    by_number = Counter(row["number"] for row in evidence.of_kind("fault") if "number" in row)
+    by_number = Counter(_with_effect(evidence))
     times = {place: by_number[number] for number, place in enumerate(at_the_venue)}
-    end_s = (evidence.judged - evidence.opened) / 1000
     return {
-        name: times.get(place, int(strike[0] <= end_s))
-        for place, (name, strike) in enumerate(zip(plan.kinds, plan.strikes, strict=False))
+        name: times.get(place, evidence.struck.get(place, 0))
+        for place, (name, _) in enumerate(zip(plan.kinds, plan.strikes, strict=False))
     }
+
+
+def _with_effect(evidence: Evidence) -> Iterator[int]:
+    """Numbers of the venue's strikes, each as often as it struck: not where it failed, or nothing was there to strike.
+
+    The venue notes a strike before it acts; what comes of it follows at the same time.
+    """
+    failed = {(row["time"], row["do"]) for row in evidence.of_kind("fault") if "failed" in row}
+    changed = {row["time"] for row in evidence.of_kind("order", "algo", "fill")}
+    for row in evidence.of_kind("fault"):
+        is_idle = row["do"] in MOVES_ORDERS and row["time"] not in changed
+        if "number" in row and not is_idle and (row["time"], row["do"]) not in failed:
+            yield row["number"]
 
 
 # --- many of them -----------------------------------------------------------------------------------------------------
@@ -200,10 +224,11 @@ def _prepare(folder: str) -> None:
 
 
 def _in_worker(seed: int, clean: bool) -> Json:
+    began = time.process_time()
     line = session(seed, clean)
     gc.collect()
     gc.freeze()  # what is left is kept by libraries: it is looked at no more
-    return line
+    return line | {"cpu_s": round(time.process_time() - began, 3)}
 
 
 def is_broken(line: Json) -> bool:
@@ -292,14 +317,16 @@ def _reached(lines: Sequence[Json]) -> list[str]:
 
 
 def _costs(lines: Sequence[Json]) -> list[str]:
-    cpu = sorted(line["cpu_s"] for line in lines)
+    busy = [line for line in lines if line.get("measures", {}).get("orders", 0) >= LEAST_ORDERS] or lines
+    cpu = sorted(line["cpu_s"] for line in busy)
     mean = sum(cpu) / len(cpu)
     orders, strikes, met = (
         sum(line["measures"][name] for line in lines if "measures" in line) / len(lines)
         for name in ("orders", "strikes", "met")
     )
     return [
-        f"CPU a session: median {cpu[len(cpu) // 2]:.2f} s, mean {mean:.2f} s, longest {cpu[-1]:.2f} s; "
+        f"CPU of a session with {LEAST_ORDERS} orders or more: median {cpu[len(cpu) // 2]:.2f} s, mean {mean:.2f} s, "
+        f"longest {cpu[-1]:.2f} s; over all "
         f"{orders:.0f} orders; {strikes:.1f} faults, of which {met:.1f} met a position or an order; "
         f"{sum(sum(line.get('struck', {}).values()) for line in lines) / len(lines):.0f} times that any struck"
     ]

@@ -24,11 +24,11 @@ class Process:
     """What runs in the loop as one process: every task, timer and callback that was begun within it.
 
     Attributes:
-        tasks: all of its tasks that have not ended.
+        tasks: all of its tasks that have not ended, in the order of their begin: in this order a kill ends them.
         stops: how many hold it still just now (`stop`).
     """
 
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
     stops: int = 0
     _waiting: list[asyncio.Handle] = field(default_factory=list)
 
@@ -145,8 +145,8 @@ def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, context: Any = None) 
     task = asyncio.Task(coro, loop=loop, context=context)
     process = PROCESS.get() if context is None else context.get(PROCESS)
     if process is not None:
-        process.tasks.add(task)
-        task.add_done_callback(process.tasks.discard)
+        process.tasks[task] = None
+        task.add_done_callback(lambda ended: process.tasks.pop(ended, None))
     return task
 
 

@@ -111,6 +111,7 @@ class Evidence:
         replay: differences found when each journal was replayed, or -1 where it could not be.
         dials: websockets that the venue took: (time, URL).
         told: operators' commands and what was answered.
+        struck: how often a strike of the harness met an engine, by its place in the plan.
     """
 
     seed: int
@@ -131,6 +132,7 @@ class Evidence:
     replay: list[int] = field(default_factory=list)
     dials: list[tuple[int, str]] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
+    struck: dict[int, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Write it short: a test that fails writes its arguments."""

@@ -109,7 +109,8 @@ class Network:
             aiohttp.ClientConnectionError: nobody could be reached, or the connection was lost.
         """
         asked = _Asked(method, url, headers, body)
-        self.on_packet(f"send {asked.what}")
+        if not wire.is_dead:
+            self.on_packet(f"send {asked.what}")
         if wire.is_dead:
             await asyncio.sleep(self.latency())
             raise _refused()
@@ -168,7 +169,8 @@ class Network:
         found = SOCKET.fullmatch(parts.path)
         assert found is not None, client.url
         category, kind, name = found.groups("")
-        self.on_packet(f"dial {category}")
+        if not client.wire.is_dead:
+            self.on_packet(f"dial {category}")
         await asyncio.sleep(DIAL_S + self.latency())
         if self.conditions.cut or category in self.conditions.undialable or client.wire.is_dead:
             raise _refused()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,20 @@ class Strikes:
     def __init__(self, world: World) -> None:
         self._world = world
         self._conditions = world.network.conditions
-        self._kills_at: list[tuple[str, int, int]] = []
+        self._kills_at: list[tuple[str, int, int, int]] = []
         """Where the engine is killed: (begin of what happens there, so many that are let pass first, commits that are
-        not on the disk)."""
+        not on the disk, place in the plan)."""
+        self.struck: Counter[int] = Counter()
+        """How often a strike met an engine, by its place in the plan."""
+        self._place = -1
 
-    def by_name(self, kind: str) -> Callable[..., None] | None:
-        """Return what a kind does; None where it is one of the venue's."""
-        return getattr(self, f"do_{kind}", None)
+    def strike(self, place: int, for_s: float, facts: Json) -> None:
+        """Do what a strike of the plan says, and note whether an engine was there that it may meet."""
+        kind = self._world.plan.strikes[place][1]
+        now, self._place = self._world.now, place
+        is_met = (for_s > 0 and kind != "stop") or (now is not None and now.is_alive)
+        self.struck[place] += is_met and kind != "kill_at"
+        getattr(self, f"do_{kind}")(for_s, **facts)
 
     def _while(self, for_s: float, listed: list[Any], item: Any) -> None:
         """Have something listed for some seconds."""
@@ -168,7 +176,7 @@ class Strikes:
 
     def do_kill_at(self, for_s: float, what: str, skip: int = 0, lost: int = 0) -> None:
         """Kill the engine at the next packet or write of a kind, such as `send POST /fapi/v1/order`; see `kill`."""
-        self._kills_at.append((what, skip, lost))
+        self._kills_at.append((what, skip, lost, self._place))
 
     def do_crash(self, for_s: float, again: bool = True, run: int | None = None) -> None:
         """An error that nobody foresaw comes out of the engine's loop: it takes an event that is none."""
@@ -203,12 +211,13 @@ class Strikes:
 
     def on_packet(self, what: str) -> None:
         """Kill the engine where a plan says so: at a packet, or at a write."""
-        for number, (wanted, skip, lost) in enumerate(self._kills_at):
+        for number, (wanted, skip, lost, place) in enumerate(self._kills_at):
             if what.startswith(wanted):
                 if skip:
-                    self._kills_at[number] = (wanted, skip - 1, lost)
+                    self._kills_at[number] = (wanted, skip - 1, lost, place)
                     return
                 del self._kills_at[number]
+                self.struck[place] += 1
                 self._world.kill(lost)
                 if PROCESS.get() is not None:
                     raise Killed

@@ -97,18 +97,29 @@ def test_what_strikes_too_rarely_is_named() -> None:
     assert "strike in fewer than 20 of 1,000 sessions: garbage 1" in summary(lines)
 
 
-def test_a_strike_of_the_venues_counts_as_often_as_its_log_has_it_and_one_of_the_harness_once() -> None:
-    """The second strike is the venue's first, the fourth its second; the last comes after the session's end."""
+def test_a_strike_counts_as_often_as_it_met_something() -> None:
+    """The second strike is the venue's first, the fourth its second; the last comes after the session's end.
+
+    Of the venue's a liquidation fails, and stops are cancelled once while there are none and once while there are.
+    """
     strikes = (
         *(at(10, "kill"), at(20, "lose_answer", 30, on="POST"), at(40, "disk_full", 5)),
-        *(at(50, "ban", 9, for_s=9), at(90, "cut", 5)),
+        *(at(50, "ban", 9, for_s=9), at(60, "liquidate"), at(70, "cancel_stops"), at(90, "cut", 5)),
     )
     plan = Plan(
-        1, {}, drawn_tape(1, 10), 0.0, strikes, kinds=("kill", "answer lost", "disk full", "ban", "cut network")
+        *(1, {}, drawn_tape(1, 10), 0.0, strikes),
+        kinds=("kill", "answer lost", "disk full", "ban", "liquidated", "stops by hand", "cut network"),
     )
-    rows = [{"time": 0, "kind": "fault", "number": number} for number in (0, 0, 0)]
-    evidence = Evidence(1, {}, {}, rows, [], [], [], [], [], [], opened=1_000, quiet=61_000, judged=81_000)
-    counted = {"kill": 1, "answer lost": 3, "disk full": 1, "ban": 0, "cut network": 0}
+    rows = [{"time": 0, "kind": "fault", "do": "lose_answer", "number": 0}] * 3
+    rows += [{"time": 60, "kind": "fault", "do": "liquidate", "number": 2}]
+    rows += [{"time": 60, "kind": "fault", "do": "liquidate", "failed": "DataError: no position"}]
+    rows += [{"time": 60, "kind": "order"}]
+    rows += [{"time": time, "kind": "fault", "do": "cancel_stops", "number": 3} for time in (70, 75)]
+    rows += [{"time": 75, "kind": "algo"}]
+    times = {"opened": 1_000, "quiet": 61_000, "judged": 81_000}
+    evidence = Evidence(1, {}, {}, rows, [], [], [], [], [], [], **times, struck={0: 0, 2: 1})
+    counted = {"kill": 0, "answer lost": 3, "disk full": 1, "ban": 0, "liquidated": 0, "stops by hand": 1}
+    counted |= {"cut network": 0}
     assert strikes_by_kind(plan, evidence) == counted
 
 

@@ -14,6 +14,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,10 @@ class World:
     async def play(self) -> Evidence:
         """Play it to its end and return what there is to judge."""
         clockwork = self.loop.create_task(self._play_the_tape())
-        for at, kind, for_s, facts in self.plan.strikes:
-            if (act := self.strikes.by_name(kind)) is not None:
-                self._at(at, act, for_s, **facts)
+        for place, strike in enumerate(self.plan.strikes):
+            at, kind, for_s, facts = strike
+            if is_of_harness(strike):
+                self._at(at, self.strikes.strike, place, for_s, facts)
                 self.to_come += kind in ("run", "resume")
         for at in self.plan.looks_s:
             self._at(at, self.strikes.look)
@@ -146,9 +148,9 @@ class World:
         clockwork.cancel()
         return await self._leave()
 
-    def _at(self, at_s: float, act: Callable[..., None], *args: Any, **facts: Any) -> None:
+    def _at(self, at_s: float, act: Callable[..., None], *args: Any) -> None:
         time = self.loop.at_ms(self.opened) + at_s
-        self.loop.call_at(time, lambda: act(*args, **facts), context=self._outside)
+        self.loop.call_at(time, act, *args, context=self._outside)
 
     def later(self, after_s: float, act: Callable[..., object], *args: Any) -> None:
         """Do something later, whatever becomes of any engine meanwhile."""
@@ -185,7 +187,7 @@ class World:
         folders = [self.folder(run) for run in range(len(self.runs))]
         parameters = self.config.parameters()
         left = Remains(self.plan, parameters, self.root, folders, self.venue.player, *said, (self.opened, judged))
-        return evidence_of(left, self._is_replayed)
+        return replace(evidence_of(left, self._is_replayed), struck=dict(self.strikes.struck))
 
     # --- an engine's life -------------------------------------------------------------------------------------------
 
