@@ -12,7 +12,6 @@ from functools import reduce
 from typing import Any
 
 from voltrade import risk
-from voltrade.account import value_at_mark
 from voltrade.compiled import Record, Rows, bind, compiled, compiled_part
 from voltrade.model import NEVER, CloseReason
 from voltrade.orders import order_queries, order_rules, position_rules, position_timers, records
@@ -85,28 +84,13 @@ def apply_breaker_actions(account: Record, symbols: Rows, since: int) -> None:
 
 
 @compiled_part
-def unrealised_profit(symbol: Record) -> int:
-    """Return the profit of the position at the last mark price, or at the last trade's before the first.
-
-    A mark price that is missing comes as one at the last trade's price, on a tape and in a session.
-    """
-    if symbol.quantity == 0:
-        return 0
-    if symbol.mark_e8:
-        value = value_at_mark(symbol.quantity, symbol.step_numerator, symbol.step_denominator, symbol.mark_e8)
-    else:
-        value = symbol.last_price * symbol.quantity * symbol.money_per_ticklot
-    return int(value - symbol.cost)
-
-
-@compiled_part
 def value_account(account: Record, symbols: Rows, index: int) -> None:
     """Output an equity point of the account, and update the circuit breaker with it."""
     if not account.is_open:
         return
     unrealised, event = 0, risk.EQUITY
     for number in range(len(symbols)):
-        unrealised += unrealised_profit(symbols[number])
+        unrealised += order_queries.unrealised_profit(symbols[number])
         if symbols[number].quantity and not order_queries.has_mark(symbols[number]):
             event = risk.EQUITY_AT_LAST
     symbol = symbols[index]
@@ -307,16 +291,10 @@ def is_finished(account: Record, symbols: Rows) -> bool:
     for index in range(len(symbols)):
         if order_queries.has_leftover(symbols[index]):
             return False
-        if symbols[index].in_round_trip and not (account.keep_position and _is_stop_confirmed(account, symbols[index])):
+        is_kept = account.keep_position and order_queries.is_stop_confirmed(symbols[index], account.stopped_at)
+        if symbols[index].in_round_trip and not is_kept:
             return False
     return True
-
-
-@compiled_part
-def _is_stop_confirmed(account: Record, symbol: Record) -> bool:
-    """Return whether the exchange has confirmed a kept position's stop, and no order works: conditional ones wait."""
-    is_confirmed = symbol.agreed_at >= account.stopped_at
-    return bool(is_confirmed and order_queries.is_protected(symbol) and not order_queries.is_working(symbol))
 
 
 # --- bars and signals -------------------------------------------------------------------------------------------------
@@ -434,8 +412,8 @@ def set_gates(account: Any, gates: tuple[risk.Gate, ...]) -> None:
 
 
 @compiled_part
-def react(account: Record, symbols: Rows, event: Record) -> int:
-    """Take an event; return the answer to a question, the row of an adopted order (-1 for none), else 0."""
+def on_exchange_event(account: Record, symbols: Rows, event: Record) -> bool:
+    """Take an event of the exchange that a compiled backtest has as an event too; return whether it is one."""
     kind, symbol = event.kind, symbols[event.symbol]
     symbol.time = max(symbol.time, event.time)
     if kind == records.ORDER_UPDATED:
@@ -444,13 +422,24 @@ def react(account: Record, symbols: Rows, event: Record) -> int:
         on_algo(account, symbols, event)
     elif kind == records.REPLIED:
         on_reply(account, symbols, event)
-    elif kind == records.TIMER_DUE:
+    elif kind == records.FUNDED:
+        on_funding(account, symbol, event.amount, event.code != records.NO_SYMBOL)
+    else:
+        return False
+    return True
+
+
+@compiled_part
+def react(account: Record, symbols: Rows, event: Record) -> int:
+    """Take an event; return the answer to a question, the row of an adopted order (-1 for none), else 0."""
+    if on_exchange_event(account, symbols, event):
+        return 0
+    kind, symbol = event.kind, symbols[event.symbol]
+    if kind == records.TIMER_DUE:
         on_timer(account, symbols)
     elif kind == records.MARKED:
         symbol.mark_e8, symbol.mark_is_last_price = event.amount, event.code != 0
         value_account(account, symbols, event.symbol)
-    elif kind == records.FUNDED:
-        on_funding(account, symbol, event.amount, event.code != records.NO_SYMBOL)
     elif kind == records.TRANSFERRED:
         on_transfer(account, symbols, event.amount)
     elif kind == records.BARS_CLOSED:

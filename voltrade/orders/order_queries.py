@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from voltrade.account import value_at_mark
 from voltrade.compiled import Record, compiled, compiled_part
 from voltrade.model import NEVER
 from voltrade.orders import order_states as states
@@ -315,3 +316,24 @@ def is_working(symbol: Record) -> bool:
         if not is_done(order) and not (is_algo(order) and order.state == states.NEW):
             return True
     return False
+
+
+@compiled_part
+def is_stop_confirmed(symbol: Record, since: int) -> bool:
+    """Return whether the exchange has confirmed the stop since a time, and no order works: conditional ones wait."""
+    return bool(symbol.agreed_at >= since and is_protected(symbol) and not is_working(symbol))
+
+
+@compiled_part
+def unrealised_profit(symbol: Record) -> int:
+    """Return the profit of the position at the last mark price, or at the last trade's before the first.
+
+    A mark price that is missing comes as one at the last trade's price, on a tape and in a session.
+    """
+    if symbol.quantity == 0:
+        return 0
+    if symbol.mark_e8:
+        value = value_at_mark(symbol.quantity, symbol.step_numerator, symbol.step_denominator, symbol.mark_e8)
+    else:
+        value = symbol.last_price * symbol.quantity * symbol.money_per_ticklot
+    return int(value - symbol.cost)

@@ -48,13 +48,14 @@ from voltrade.research.loop_records import (
     TAKING,
     Market,
     TableMemory,
+    TradeColumns,
     first_at_least,
 )
 from voltrade.simulated.fill_model import last_row_of_taker
 
 
 @compiled_part
-def _execute(sim: Record, m: Market, output: Record) -> None:
+def _execute(sim: Record, trades: TradeColumns, output: Record) -> None:
     """Execute a command, and give the core the answer; the user data stream's event would tell nothing else."""
     if output.kind == SNAPSHOT:
         _take_snapshot(sim)
@@ -77,7 +78,7 @@ def _execute(sim: Record, m: Market, output: Record) -> None:
     if code == 0:
         _add_order_state(order, at_exchange, answer)
     if kind == SUBMIT and sim.settings.latency_ms == 0:
-        loop_matching.arrive_due(sim, m, sim.account.now)
+        loop_matching.arrive_due(sim, trades, sim.account.now)
     _react(sim, answer)
 
 
@@ -95,7 +96,7 @@ def _add_order_state(order: Record, at_exchange: Record, event: Record) -> None:
 def _react(sim: Record, event: Record) -> None:
     """Give the core an event; give up on a session that needs an operator."""
     account, symbol = sim.account, sim.symbols[0]
-    core_rules.react(account, sim.symbols, event)
+    core_rules.on_exchange_event(account, sim.symbols, event)
     if symbol.halt_wanted or symbol.halt_applied:
         sim.unmodelled = LATE_FILL if symbol.halt_wanted + symbol.halt_applied == HALTED_BY_LATE_FILL else REFUSED
     if account.has_overflowed:
@@ -145,7 +146,7 @@ def _look_up_missing(sim: Record) -> None:
 
 
 @compiled_part
-def _settle(sim: Record, m: Market) -> None:
+def _settle(sim: Record, trades: TradeColumns) -> None:
     """Execute commands, then give the core the exchange's events, until there are no more of both."""
     account, symbol = sim.account, sim.symbols[0]
     symbol.last_price = sim.last_price
@@ -153,7 +154,7 @@ def _settle(sim: Record, m: Market) -> None:
         while sim.next_output < account.output_count:
             sim.next_output += 1
             if account.outputs[sim.next_output - 1].kind <= SNAPSHOT:
-                _execute(sim, m, account.outputs[sim.next_output - 1])
+                _execute(sim, trades, account.outputs[sim.next_output - 1])
         sim.next_output = account.output_count = account.command_count = 0
         if sim.event_count == 0:
             return
@@ -165,45 +166,45 @@ def _settle(sim: Record, m: Market) -> None:
         sim.event_count = 0
 
 
-@compiled_in_place
-def _set_last_prices(sim: Record, m: Market, row: int) -> None:
+@compiled_part
+def _set_last_prices(sim: Record, trades: TradeColumns, row: int) -> None:
     """Set the last prices before the trade at `row`."""
     if row > 0:
-        sim.last_price = m.price[row - 1]
-    bought = last_row_of_taker(m.buyer_is_maker, 0, row, False)
+        sim.last_price = trades.price[row - 1]
+    bought = last_row_of_taker(trades.buyer_is_maker, 0, row, False)
     if bought >= 0:
-        sim.last_bought = m.price[bought]
-    sold = last_row_of_taker(m.buyer_is_maker, 0, row, True)
+        sim.last_bought = trades.price[bought]
+    sold = last_row_of_taker(trades.buyer_is_maker, 0, row, True)
     if sold >= 0:
-        sim.last_sold = m.price[sold]
+        sim.last_sold = trades.price[sold]
 
 
-@compiled_in_place
-def _play_and_settle(sim: Record, m: Market, is_acting: bool) -> None:
+@compiled_part
+def _play_and_settle(sim: Record, trades: TradeColumns, is_acting: bool) -> None:
     """Give the exchange the trades that the core has seen, and the orders that arrive now, then settle.
 
     Args:
         is_acting: whether orders react to the last trade.
     """
     if is_acting:
-        _set_last_prices(sim, m, sim.row - 1)
-        loop_matching.on_trade(sim, m, sim.row - 1)
-        _settle(sim, m)
+        _set_last_prices(sim, trades, sim.row - 1)
+        loop_matching.on_trade(sim, trades, sim.row - 1)
+        _settle(sim, trades)
     elif sim.account.command_count or sim.event_count or sim.arrival <= sim.account.now:
-        _set_last_prices(sim, m, sim.row)
-        loop_matching.arrive_due(sim, m, sim.account.now)
-        _settle(sim, m)
+        _set_last_prices(sim, trades, sim.row)
+        loop_matching.arrive_due(sim, trades, sim.account.now)
+        _settle(sim, trades)
 
 
-@compiled_in_place
-def _run_timers(sim: Record, m: Market, before: int) -> bool:
+@compiled_part
+def _run_timers(sim: Record, trades: TradeColumns, before: int) -> bool:
     """Run the timers due at or before a time; return whether one of them made a command or ended the session."""
     due = core_rules.next_due(sim.account, sim.symbols)
     while due <= before and sim.unmodelled == 0:
         sim.account.now = max(sim.account.now, due)
         core_rules.on_timer(sim.account, sim.symbols)
         if sim.account.command_count or core_rules.is_finished(sim.account, sim.symbols):
-            _play_and_settle(sim, m, False)
+            _play_and_settle(sim, trades, False)
             return True
         due = core_rules.next_due(sim.account, sim.symbols)
     return False
@@ -211,20 +212,26 @@ def _run_timers(sim: Record, m: Market, before: int) -> bool:
 
 @compiled_in_place
 def _prefetch_next_signal(sim: Record, m: Market) -> None:
-    """Prefetch the trades after the next signal into the processor's cache, if it may lead to an order."""
-    if sim.signal < len(m.signals) and not sim.symbols[0].in_round_trip:
-        row = m.signals[sim.signal].row
-        prefetch(m.buyer_is_maker, row)
-        for column in (m.price, m.quantity, m.time):
-            prefetch(column, row)
-            prefetch(column, row + 8)
+    """Prefetch what the next signal needs into the processor's cache: the bar's time and mark price, and the trades
+    after it if it may lead to an order; of the signal after it, how many mark prices there are."""
+    if sim.signal + 1 < len(m.signals):
+        prefetch(m.marks_at_bars, m.signals[sim.signal + 1].bar)
+    if sim.signal < len(m.signals):
+        row, bar = m.signals[sim.signal].row, m.signals[sim.signal].bar
+        prefetch(m.closing_times, bar)
+        prefetch(m.marks, m.marks_at_bars[bar])
+        if not sim.symbols[0].in_round_trip:
+            prefetch(m.trades.buyer_is_maker, row)
+            for column in (m.trades.price, m.trades.quantity, m.trades.time):
+                prefetch(column, row)
+                prefetch(column, row + 8)
 
 
 @compiled_in_place
 def _process_trades(sim: Record, m: Market, end: int, due: int) -> None:
     """Give the core trades before `end` and `due`, up to the first that closes a bar which the core waits for."""
     if due < NEVER:
-        end = first_at_least(m.time, sim.row, end, due)
+        end = first_at_least(m.trades.time, sim.row, end, due)
     closing = max(core_rules.wake_at_bar(sim.symbols[0]), sim.symbols[0].bars + 1) - 1
     if closing < len(m.closing_rows):
         end = min(end, m.closing_rows[closing] + 1)
@@ -241,7 +248,7 @@ def _process_trades(sim: Record, m: Market, end: int, due: int) -> None:
         core.on_signal(sim.account, sim.symbols[0], m.signals[sim.signal - 1])
         _write_refusals(sim, m)
     if sim.symbols[0].bars > before and sim.symbols[0].bars >= core_rules.wake_at_bar(sim.symbols[0]):
-        sim.account.now = max(sim.account.now, m.time[end - 1])
+        sim.account.now = max(sim.account.now, m.trades.time[end - 1])
         core_rules.on_bars(sim.account, sim.symbols[0])
 
 
@@ -264,27 +271,27 @@ def _run_segment(sim: Record, m: Market) -> bool:
     Trades before it are read only where something is due or happens, since reading all of them would be slow.
     """
     end, last_time, is_acting, arrives, has_mark = loop_matching.next_end(sim, m)
-    is_last = end == len(m.price) and sim.mark + has_mark == len(m.marks) and not arrives
+    is_last = end == len(m.trades.price) and sim.mark + has_mark == len(m.marks) and not arrives
     while sim.row < end:
         due = core_rules.next_due(sim.account, sim.symbols)
         if due > last_time:
             due = NEVER
-        elif _run_timers(sim, m, m.time[sim.row]):
+        elif _run_timers(sim, m.trades, m.trades.time[sim.row]):
             return False
         else:
             due = core_rules.next_due(sim.account, sim.symbols)
         _process_trades(sim, m, end, due)
         if sim.account.command_count:
-            _play_and_settle(sim, m, is_acting and sim.row == end)
+            _play_and_settle(sim, m.trades, is_acting and sim.row == end)
             return is_last and sim.row == end and not has_mark
         if sim.row < end and has_mark:
             return False  # as after a refused signal: nearly always the next mark prices can be skipped
-    if (has_mark or arrives) and _run_timers(sim, m, last_time):
+    if (has_mark or arrives) and _run_timers(sim, m.trades, last_time):
         return False
     sim.account.now = max(sim.account.now, last_time)
     if has_mark:
         _on_mark(sim, m)
-    _play_and_settle(sim, m, is_acting)
+    _play_and_settle(sim, m.trades, is_acting)
     return is_last
 
 
@@ -296,8 +303,8 @@ def _on_mark(sim: Record, m: Market) -> None:
     sim.mark += 1
     core_rules.value_account(sim.account, sim.symbols, 0)
     if sim.settings.triggers_by_mark and sim.symbols[0].in_round_trip:
-        _set_last_prices(sim, m, sim.row)
-    loop_matching.on_mark_price(sim, m, mark.price_e8, mark.time, mark.funding_rate)
+        _set_last_prices(sim, m.trades, sim.row)
+    loop_matching.on_mark_price(sim, m.trades, mark.price_e8, mark.time, mark.funding_rate)
 
 
 @compiled_in_place
@@ -308,7 +315,7 @@ def _append(table: Rows, written: int, rows: Rows, count: int) -> int:
     return written + count
 
 
-@compiled_part
+@compiled_in_place
 def _write_tables(sim: Record, is_over: bool, tables: TableMemory) -> None:
     """Move new rows to the tables, and orders that are over; all orders where the session is over."""
     account = sim.account
@@ -342,7 +349,7 @@ def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
     sim.orders_written = symbol.order_numbers
 
 
-@compiled_part
+@compiled_in_place
 def _has_room(sim: Record, tables: TableMemory) -> bool:
     """Whether the tables have room for all rows that one step can write."""
     return bool(
@@ -376,19 +383,20 @@ def _simulate(m: Market, states: Rows, tables: TableMemory) -> int:
 @compiled_in_place
 def _end_session(sim: Record, m: Market) -> None:
     """End the session; where the tape ends first, by the policy for the end of a session."""
-    _set_last_prices(sim, m, sim.row)
+    _set_last_prices(sim, m.trades, sim.row)
     if not core_rules.is_finished(sim.account, sim.symbols):
         core_rules.end_session(sim.account, sim.symbols, TAPE_END)
-        _settle(sim, m)
-    loop_matching.arrive_due(sim, m, NEVER)
-    _settle(sim, m)
+        _settle(sim, m.trades)
+    loop_matching.arrive_due(sim, m.trades, NEVER)
+    _settle(sim, m.trades)
 
 
 @cache
 def simulate() -> Callable[..., int]:
     """Return `_simulate`, compiled at the first call."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
-    columns = (whole, whole, whole, flag, *(whole,) * 5, rows_of(MARK), *(whole,) * 5)
+    trades = types.NamedTuple([whole, whole, whole, flag], TradeColumns)
+    columns = (trades, *(whole,) * 5, rows_of(MARK), *(whole,) * 5)
     market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
     tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], TableMemory)
     signature = types.int64(market, rows_of(SIMULATION), tables)

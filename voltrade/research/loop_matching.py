@@ -19,7 +19,15 @@ from voltrade.research.loop_exchange import (
     reducible_quantity,
     triggers_on_rise,
 )
-from voltrade.research.loop_records import IN_TRANSIT, LIQUIDATED, TAKING, Market, first_at_least, free_row
+from voltrade.research.loop_records import (
+    IN_TRANSIT,
+    LIQUIDATED,
+    TAKING,
+    Market,
+    TradeColumns,
+    first_at_least,
+    free_row,
+)
 from voltrade.simulated.fill_model import (
     first_acting_trade,
     is_beyond_take_bound,
@@ -61,17 +69,17 @@ def next_end(sim: Record, m: Market) -> tuple[int, int, bool, bool, bool]:
     if sim.watch_is_stale:
         update_watch(sim)
     has_mark, arrives = sim.mark < len(m.marks), False
-    end = m.marks[sim.mark].row if has_mark else len(m.price)
+    end = m.marks[sim.mark].row if has_mark else len(m.trades.price)
     if sim.arrival < NEVER:
-        before = first_at_least(m.time, sim.row, end, sim.arrival)
+        before = first_at_least(m.trades.time, sim.row, end, sim.arrival)
         arrives = before < end or not has_mark or m.marks[sim.mark].time >= sim.arrival
         end = before
     acting = next_acting_trade(sim, m, end)
     if acting < end:
-        return acting + 1, m.time[acting], True, False, False
+        return acting + 1, m.trades.time[acting], True, False, False
     if arrives:
         return end, sim.arrival, False, True, False
-    return end, m.marks[sim.mark].time if has_mark else m.time[end - 1], False, False, has_mark
+    return end, m.marks[sim.mark].time if has_mark else m.trades.time[end - 1], False, False, has_mark
 
 
 @compiled_in_place
@@ -84,12 +92,12 @@ def next_acting_trade(sim: Record, m: Market, stop: int) -> int:
         update_watch(sim)
     row = sim.row
     while sim.algo_arrival < NEVER:
-        row = first_acting_trade(m.price, m.time, row, stop, sim.algo_arrival, sim.rises_to, sim.falls_to)
-        if row == stop or m.time[row] < sim.algo_arrival:
+        row = first_acting_trade(m.trades.price, m.trades.time, row, stop, sim.algo_arrival, sim.rises_to, sim.falls_to)
+        if row == stop or m.trades.time[row] < sim.algo_arrival:
             return row
         for at in range(sim.symbols[0].order_count):
             at_exchange = sim.at_exchange[at]
-            at_exchange.arrived = at_exchange.arrived or m.time[row] >= at_exchange.live_from
+            at_exchange.arrived = at_exchange.arrived or m.trades.time[row] >= at_exchange.live_from
         update_watch(sim)
     if sim.rises_to == NEVER and sim.falls_to == 0:
         return stop
@@ -119,7 +127,7 @@ def _first_trade_at_level(sim: Record, m: Market, row: int, stop: int) -> int:
                 continue
             end = min(end, stop)
         found = sim.searched_to
-        while found < end and sim.falls_to < m.price[found] < sim.rises_to:
+        while found < end and sim.falls_to < m.trades.price[found] < sim.rises_to:
             found += 1
         sim.searched_to = found
         if found < end:
@@ -128,25 +136,25 @@ def _first_trade_at_level(sim: Record, m: Market, row: int, stop: int) -> int:
 
 
 @compiled_part
-def on_trade(sim: Record, m: Market, row: int) -> None:
+def on_trade(sim: Record, trades: TradeColumns, row: int) -> None:
     """Process a trade that an algo order reacts to."""
-    price, time = m.price[row], m.time[row]
+    price, time = trades.price[row], trades.time[row]
     for at in range(sim.symbols[0].order_count):
         at_exchange = sim.at_exchange[at]
         if at_exchange.algo_status == states.NEW and time >= at_exchange.live_from:
             at_exchange.arrived = True
     sim.watch_is_stale = True
     sim.last_price = price
-    if m.buyer_is_maker[row]:
+    if trades.buyer_is_maker[row]:
         sim.last_sold = price
     else:
         sim.last_bought = price
     if not sim.settings.triggers_by_mark:
-        _trigger_at(sim, m, row, price, 1, time)
+        _trigger_at(sim, trades, row, price, 1, time)
 
 
 @compiled_part
-def _trigger_at(sim: Record, m: Market, row: int, price: int, unit: int, time: int) -> None:
+def _trigger_at(sim: Record, trades: TradeColumns, row: int, price: int, unit: int, time: int) -> None:
     """Trigger the algo orders that a price reaches, stops first.
 
     Args:
@@ -160,7 +168,7 @@ def _trigger_at(sim: Record, m: Market, row: int, price: int, unit: int, time: i
                 order.purpose == purpose and at_exchange.algo_status == states.NEW and time >= at_exchange.live_from
             )
             if is_waiting and is_triggered(price, order.trigger_price * unit, triggers_on_rise(order)):
-                _trigger(sim, m, at, row, price if unit == 1 else 0)
+                _trigger(sim, trades, at, row, price if unit == 1 else 0)
 
 
 @compiled_part
@@ -180,31 +188,31 @@ def next_open(sim: Record, after_id: int) -> int:
 
 
 @compiled_part
-def arrive_due(sim: Record, m: Market, time: int) -> None:
+def arrive_due(sim: Record, trades: TradeColumns, time: int) -> None:
     """Handle the orders that reach the matching engine up to a time: they take at once, or expire."""
     at = next_open(sim, 0)
     while at >= 0:
         at_exchange = sim.at_exchange[at]
         order_id = at_exchange.order_id
         if at_exchange.phase == IN_TRANSIT and at_exchange.live_from <= time:
-            _arrive(sim, m, at)
+            _arrive(sim, trades, at)
         at = next_open(sim, order_id)
 
 
 @compiled_part
-def _arrive(sim: Record, m: Market, at: int) -> None:
+def _arrive(sim: Record, trades: TradeColumns, at: int) -> None:
     order, at_exchange = sim.symbols[0].orders[at], sim.at_exchange[at]
     at_exchange.reference = sim.last_price
     best = best_price(sim, order.side)
     sim.watch_is_stale = True
     if order.price == 0 or (best > 0 and is_within_limit(best, order.price, order.side)):
-        _take(sim, m, at, sim.row, best)
+        _take(sim, trades, at, sim.row, best)
     else:
         end_order(sim, at, states.EXPIRED)
 
 
 @compiled_part
-def _trigger(sim: Record, m: Market, at: int, row: int, worst: int) -> None:
+def _trigger(sim: Record, trades: TradeColumns, at: int, row: int, worst: int) -> None:
     """Trigger an algo order: it becomes a market order that is in the matching engine at once.
 
     Args:
@@ -225,11 +233,11 @@ def _trigger(sim: Record, m: Market, at: int, row: int, worst: int) -> None:
     at_exchange.status = states.NEW
     add_order_event(sim, ORDER_UPDATED, at, states.NEW)
     best = best_price(sim, order.side)
-    _take(sim, m, at, row, worse_price(best, worst, order.side) if worst else best)
+    _take(sim, trades, at, row, worse_price(best, worst, order.side) if worst else best)
 
 
 @compiled_part
-def _take(sim: Record, m: Market, at: int, row: int, worst: int) -> None:
+def _take(sim: Record, trades: TradeColumns, at: int, row: int, worst: int) -> None:
     """Fill an order from the trades ahead until it is done or its limit is reached.
 
     Args:
@@ -241,7 +249,7 @@ def _take(sim: Record, m: Market, at: int, row: int, worst: int) -> None:
     until, wanted = sim.account.now + settings.fill_horizon_ms, order.quantity
     while at_exchange.phase == TAKING and wanted > 0:
         row, worst, price, lots, extrapolated = next_level(
-            *(m.price, m.quantity, m.time, m.buyer_is_maker, row, until),
+            *(trades.price, trades.quantity, trades.time, trades.buyer_is_maker, row, until),
             *(order.side, worst, wanted, settings.slippage_e8),
         )
         if order.price == 0:
@@ -311,7 +319,7 @@ def next_funding(sim: Record, m: Market) -> int:
 
 
 @compiled_part
-def on_mark_price(sim: Record, m: Market, mark_e8: int, time: int, rate_e8: int) -> None:
+def on_mark_price(sim: Record, trades: TradeColumns, mark_e8: int, time: int, rate_e8: int) -> None:
     """Process a mark price: funding of a rate, 0 where none is due, then triggers, then liquidation."""
     sim.mark_e8 = mark_e8
     if sim.quantity == 0:
@@ -319,7 +327,7 @@ def on_mark_price(sim: Record, m: Market, mark_e8: int, time: int, rate_e8: int)
     if rate_e8 != 0:
         _pay_funding(sim, rate_e8)
     if sim.settings.triggers_by_mark:
-        _trigger_at(sim, m, sim.row, mark_e8, sim.settings.tick_e8, time)
+        _trigger_at(sim, trades, sim.row, mark_e8, sim.settings.tick_e8, time)
     if sim.quantity != 0 and is_liquidated(sim, _position_value(sim)):
         sim.unmodelled = LIQUIDATED
 

@@ -128,13 +128,20 @@ class TableMemory(NamedTuple):
     alerts: Rows
 
 
-class Market(NamedTuple):
-    """The tape, its bars, its mark prices and its signals."""
+class TradeColumns(NamedTuple):
+    """The trades of the tape: what a compiled function takes that fills orders. All of `Market` would be more than a
+    hundred numbers on the stack at each call."""
 
     price: Int64s
     quantity: Int64s
     time: Int64s
     buyer_is_maker: Bools
+
+
+class Market(NamedTuple):
+    """The tape, its bars, its mark prices and its signals."""
+
+    trades: TradeColumns
     closing_rows: Int64s
     """For each bar, the trade that closed it."""
     high: Int64s

@@ -95,7 +95,7 @@ def _next_at_last(sim: Record, m: Market) -> int:
 @compiled_in_place
 def _first_mark_with_effect(sim: Record, m: Market, end: int) -> int:
     """Return the first mark price before which a signal, a trade or a timer may have an effect; `end` for none."""
-    last, stop, wake_at_bar = end, len(m.price), core_rules.wake_at_bar(sim.symbols[0])
+    last, stop, wake_at_bar = end, len(m.trades.price), core_rules.wake_at_bar(sim.symbols[0])
     if sim.signal < len(m.signals):
         signal = m.signals[sim.signal]
         last, stop = min(end, m.marks_at_bars[signal.bar]), signal.row

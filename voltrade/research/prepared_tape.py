@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from numba import types
 
 from voltrade.bars import VolumeBarAggregator, columns
@@ -379,9 +380,15 @@ class Research:
         at_bars = bars.closing_rows, bars.high, bars.low, bars.closing_times, self._marks_at_bars(config)
         by_bar = [column[:closed] for column in at_bars]
         by_mark = [np.flatnonzero(marks["funding_rate"]), np.flatnonzero(marks["is_last_price"]), *marked.blocks]
-        columns = [column.view() for column in (price, quantity, time, buyer_is_maker, *by_bar, *by_mark)]
-        for column in columns:  # the compiled loop needs one type for all, and columns mapped from files are read-only
-            column.flags.writeable = False
-        before = len(columns) - len(by_mark)
-        rows = marks, *columns[before:], np.empty(0, SIGNAL), np.empty(0, REFUSAL)
-        return loop_records.Market(*columns[:before], *rows)
+        of_trades = price, quantity, time, buyer_is_maker
+        # The compiled loop needs one type for all, and columns mapped from files are read-only.
+        trades, bar_columns, mark_columns = (list(map(read_only, each)) for each in (of_trades, by_bar, by_mark))
+        rows = marks, *mark_columns, np.empty(0, SIGNAL), np.empty(0, REFUSAL)
+        return loop_records.Market(loop_records.TradeColumns(*trades), *bar_columns, *rows)
+
+
+def read_only(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a view of a column that can't be written to."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
