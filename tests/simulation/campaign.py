@@ -74,7 +74,7 @@ def session_of(plan: Plan, clean: bool = False) -> Json:
 
 
 def _played_with_clean(plan: Plan) -> Evidence:
-    """Play a plan; where it can be recovered from, also without its faults, whose entries must then be there."""
+    """Play a plan; where it can be recovered from, also without its faults, to count how many entries those cost."""
     evidence = play(plan)
     if not plan.strikes or not is_recoverable(plan):
         return evidence
@@ -247,11 +247,24 @@ def summary(lines: Sequence[Json]) -> str:
     parts += _violations(lines)
     measures = [line["measures"] for line in lines if "measures" in line]
     parts += [f"  over all: {found.oracle} {found.kind}: {found.text}" for found in campaign_violations(measures)]
+    parts += _entered(measures)
     if other:
         parts += [f"  {len(other)} differ from the backtest: seed {other[0]['seed']}: {other[0]['differences'][0]}"]
     if broken:
         parts += [f"  the simulator broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
     return "\n".join([*parts, *_faults_by_oracles(lines), *_rare(lines), *_reached(lines), *_costs(lines)])
+
+
+def _entered(measures: Sequence[Json]) -> list[str]:
+    """How many entries were due and sent, in sessions whose faults can be recovered from, and what those cost."""
+    those = [each for each in measures if each["recoverable"]]
+    faulty = [each for each in those if each["strikes"]]
+    sent, due = (sum(each[name] for each in those) for name in ("entries_sent", "entries_expected"))
+    entered, clean = (sum(each[name] for each in faulty) for name in ("entries", "entries_clean"))
+    return [
+        f"entries that were due outside of faults that can be recovered from: {sent} of {due} sent; in all, {entered} "
+        f"under such faults and {clean} in the same sessions without"
+    ]
 
 
 def _violations(lines: Sequence[Json]) -> list[str]:

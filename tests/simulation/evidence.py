@@ -105,8 +105,7 @@ class Evidence:
             (id, price, quantity, time in ms, buyer is maker), amounts as decimal texts.
         lives: the engine processes, in order.
         opened, quiet, judged: when trading began, when faults stopped, and when judgement was made.
-        clean_entries: when the same session without faults sends entries, each with the time since which it was flat;
-            None where it was not run.
+        clean_entries: when the same session without faults sends entries; None where it was not run.
         lags: of the engine's loop, in ms: (time, lag) above 100 ms.
         replay: differences found when each journal was replayed, or -1 where it could not be.
         dials: websockets that the venue took: (time, URL).
@@ -127,7 +126,7 @@ class Evidence:
     opened: int
     quiet: int
     judged: int
-    clean_entries: list[tuple[int, int]] | None = None
+    clean_entries: list[int] | None = None
     lags: list[tuple[int, int]] = field(default_factory=list)
     replay: list[int] = field(default_factory=list)
     dials: list[tuple[int, str]] = field(default_factory=list)

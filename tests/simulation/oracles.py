@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from simulation import entries
+from simulation.entries import TRADING_RULES
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Violation
 from simulation.reading import (
     BAR_FIELDS,
@@ -92,12 +94,6 @@ DIALLED_MS = 9_000
 """A user stream that does not tell an accepted order is dialled again within this time."""
 KEY_CODES = (-2014, -2015, -1022, -4061)
 """Refusals that say that our rights, or the account's mode, are wrong."""
-TRADING_RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY")
-"""Breaker rules that trip by trading; any other halt comes from a fault or a person."""
-EXPLICIT = ("ACCOUNT_MISMATCH", "POSITION_MISMATCH", "FOREIGN_ORDER", "FORCED_ORDER")
-"""Alerts that say that the account is not as it must be."""
-BLOCKED = ("NOT_RECONCILED", "LINK_DOWN", "STALE_PRICE", "UNKNOWN_ORDER")
-"""Refusals that must not last once faults have stopped."""
 STALLS = ("stop", "stall", "clock", "suspend")
 _MARKET, _ORDERS, _USER = "A1 A2 A3 A4 A5 A6 A11 A13", "B1 B2 B3 B4 B5 B6 B7 B8 B9 B11 B15", "C1 C2 C3 C4 C5 C6"
 CRASHES_WITHIN_MS = 600_000
@@ -932,15 +928,15 @@ def o9_limits(evidence: Evidence) -> list[Violation]:
     entries sent 2 s later. The price of an entry's bar is no further from the mark than is set, and 1 % for its way.
     """
     reading = reading_of(evidence)
-    entries = [(placed, _stood(reading, placed)) for each in reading.placed_by_id.values() for placed in each[:1]]
-    entries = [(placed, moment) for placed, moment in entries if placed.is_entry]
+    entered = [(placed, _stood(reading, placed)) for each in reading.placed_by_id.values() for placed in each[:1]]
+    entered = [(placed, moment) for placed, moment in entered if placed.is_entry]
     return [
-        *_too_large(reading, entries),
-        *_second_trips(entries),
-        *_too_early(reading, entries),
-        *_off_mark(reading, entries),
+        *_too_large(reading, entered),
+        *_second_trips(entered),
+        *_too_early(reading, entered),
+        *_off_mark(reading, entered),
         *_too_many(reading),
-        *_loss_passed(reading, entries),
+        *_loss_passed(reading, entered),
         *_leverage_raised(reading),
     ]
 
@@ -965,16 +961,16 @@ def _largest(reading: Reading, wallet: Decimal) -> Decimal:
     return min(by_capital, Decimal(str(settings.get("leverage", 1))) * wallet) * PRICE_MOVES
 
 
-def _too_large(reading: Reading, entries: Entries) -> list[Violation]:
+def _too_large(reading: Reading, entered: Entries) -> list[Violation]:
     found = []
-    for placed, _ in entries:
+    for placed, _ in entered:
         tick, step = reading.units[placed.asked["symbol"]]
         price = placed.asked["price"] * tick or placed.last
         notional, most = placed.asked["quantity"] * step * price, _largest(reading, placed.wallet)
         if notional > most:
             text = f"{placed.client_id}: {notional} is above {most}"
             found.append(Violation("O9", "order too large", placed.time, text))
-    largest = _largest(reading, max((placed.wallet for placed, _ in entries), default=ZERO))
+    largest = _largest(reading, max((placed.wallet for placed, _ in entered), default=ZERO))
     for fill in reading.fills:
         if fill.whose == "ours" and abs(fill.ours) * fill.price > largest and fill.ours * fill.side > 0:
             text = f"{fill.symbol}: {abs(fill.ours) * fill.price} is above {largest}"
@@ -982,9 +978,9 @@ def _too_large(reading: Reading, entries: Entries) -> list[Violation]:
     return found
 
 
-def _second_trips(entries: Entries) -> list[Violation]:
+def _second_trips(entered: Entries) -> list[Violation]:
     found = []
-    for placed, moment in entries:
+    for placed, moment in entered:
         if moment is None:
             continue
         trip = _trip_of(placed.client_id)[0]
@@ -995,12 +991,12 @@ def _second_trips(entries: Entries) -> list[Violation]:
     return found
 
 
-def _off_mark(reading: Reading, entries: Entries) -> list[Violation]:
+def _off_mark(reading: Reading, entered: Entries) -> list[Violation]:
     """Entries by a bar that ended at a price far from the mark, as it was when they were meant and when they came."""
     most = Decimal(str(reading.evidence.settings.get("max_mark_gap_bps", 0))) / 10_000 + MARK_MOVES
     marks = [(row["time"], Decimal(row["stand"][3])) for row in reading.evidence.of_kind("market")]
     found = []
-    for placed, _ in entries:
+    for placed, _ in entered:
         for journal, row in reading.intents.get(placed.client_id, [])[:1]:
             bar = reading.bars[journal].get(row.body["bar_number"])
             at = bisect.bisect_right(marks, row.time, key=lambda each: each[0])
@@ -1017,18 +1013,18 @@ def _sent(reading: Reading, placed: Placed) -> int:
     return post.sent if post else placed.time
 
 
-def _too_early(reading: Reading, entries: Entries) -> list[Violation]:
+def _too_early(reading: Reading, entered: Entries) -> list[Violation]:
     cooldown = int(reading.evidence.settings.get("cooldown_bars", 0))
     most = int(reading.evidence.settings.get("max_trades_per_day", 10**9))
     exits = [fill.time for fill in reading.fills if not fill.held]
     found, begun = [], Counter[int]()
-    for placed, _ in entries:
+    for placed, _ in entered:
         rested = _bars_since_exit(reading, placed, exits)
         if rested is not None and rested <= cooldown:
             text = f"{placed.client_id} {rested} bars after an exit, {cooldown} are a cooldown"
             found.append(Violation("O9", "in cooldown", placed.time, text))
     counted = {fill.client_id: fill.time // DAY_MS for fill in reversed(reading.fills)}
-    for day in (counted[placed.client_id] for placed, _ in entries if placed.client_id in counted):
+    for day in (counted[placed.client_id] for placed, _ in entered if placed.client_id in counted):
         begun[day] += 1
     for day, many in begun.items():
         if many > most:
@@ -1069,7 +1065,7 @@ def _too_many(reading: Reading) -> list[Violation]:
     return found
 
 
-def _loss_passed(reading: Reading, entries: Entries) -> list[Violation]:
+def _loss_passed(reading: Reading, entered: Entries) -> list[Violation]:
     settings = reading.evidence.settings
     limit = Decimal(str(settings.get("max_daily_loss_fraction", 1))) * Decimal(str(settings.get("capital", 0)))
     resumed = [row.time for _, row in reading.of_kind("Operator") if row.body["action"] == "resume"]
@@ -1079,7 +1075,7 @@ def _loss_passed(reading: Reading, entries: Entries) -> list[Violation]:
         made.append(total)
         times.append(fill.time)
     found = []
-    for placed, _ in entries:
+    for placed, _ in entered:
         sent = _sent(reading, placed)
         since = max([sent // DAY_MS * DAY_MS, *(time for time in resumed if time <= sent)])
         day = bisect.bisect_left(times, since)
@@ -1262,14 +1258,16 @@ def _phase_differs(reading: Reading, phase: Json) -> list[Violation]:
 def o12_alive(evidence: Evidence) -> list[Violation]:
     """No engine fails or ends before its time; a minute after faults stop, it could trade, or says why not.
 
-    It could trade: streams are up, no outcome is unknown, no signal is refused for the like, unless an order was sent
-    or cancelled just before, of which news may be on its way. It says why not: the
-    breaker is not ACTIVE, a person must resume, or an alert of `EXPLICIT` was given since the last entry. And it asks
+    It could trade: streams are up, no outcome is unknown, and each signal that comes a minute after the last fault that
+    was felt, between two faults too, gives an entry, unless something outside of the engine bears out its refusal; see
+    `entries`. It says why not: the breaker is not ACTIVE, a person must resume, or the account differs at the venue; a
+    rule on losses or counts that trips has been reached by the venue's log. And it asks
     little meanwhile: an incident is a strike, until the next one begins; and repeats nothing without end, see
     `_repeated`. A session ends when its time is over, and flat where it was to; a user stream is dialled again that
     does not tell an accepted order, or whose key has expired, which was told; and a clock that is refused is measured.
     """
-    reading, found = reading_of(evidence), []
+    reading = reading_of(evidence)
+    found = _not_resumed(reading) + _tripped_falsely(reading)
     found += _too_many_questions(reading) + _failed(reading) + _ended_early(evidence) + _repeated(reading)
     found += _ended_open(reading) + _never_ended(reading) + _not_dialled_again(reading) + _clock_wrong(evidence)
     if evidence.judged < evidence.quiet + RESUMED_MS or not evidence.lives:
@@ -1283,9 +1281,7 @@ def o12_alive(evidence: Evidence) -> list[Violation]:
         found += _silent(reading)
     if _is_explicit(reading):
         return found
-    return found + _blocked(
-        reading, evidence.quiet + RESUMED_MS, evidence.judged if last.how == "running" else last.end
-    )
+    return found + _stands(reading, evidence.quiet + RESUMED_MS, evidence.judged if last.how == "running" else last.end)
 
 
 def _failed(reading: Reading) -> list[Violation]:
@@ -1465,37 +1461,47 @@ def _silent(reading: Reading) -> list[Violation]:
 
 
 def _is_explicit(reading: Reading) -> bool:
+    """Whether a halt stands, or the venue's log shows an account that differs."""
     standing = _halts(reading).standing
-    entered = max((row.time for _, row in reading.of_kind("OrderIntent") if row.body["purpose"] == "e"), default=0)
-    alerts = any(row.body["code"] in EXPLICIT and row.time >= entered for _, row in reading.of_kind("Alert"))
-    return alerts or any(why in standing for why in ("breaker", "hand", "key", "foreign"))
+    halted = any(why in standing for why in ("breaker", "hand", "key", "foreign"))
+    return halted or entries.differs(reading, reading.evidence.judged)
 
 
-def _blocked(reading: Reading, since: int, until: int) -> list[Violation]:
-    """What keeps it from trading, though it should trade since a time, and lived until another."""
-    evidence, found = reading.evidence, []
+def _stands(reading: Reading, since: int, until: int) -> list[Violation]:
+    """What stands in the way of entries since a time, of a session that lived until another."""
+    found = []
     for why, (begin, _) in _halts(reading).standing.items():
         if why.startswith(("link", "unknown")) and until >= since and until - begin > RESUMED_MS:
             kind = "stream down" if why.startswith("link") else "still unknown"
             found.append(Violation("O12", kind, begin, f"{why} since {begin}"))
-    felt = max((strike.until for strike in evidence.strikes), default=0)
-    acted = 0
-    for _, row in reading.of_kind("Refusal", "OrderIntent", "CancelOrder"):
-        time = row.body["time"]
-        if row.kind != "Refusal":
-            acted = time
-            continue
-        is_settling = row.body["code"] == "UNKNOWN_ORDER" and time - acted <= SETTLED_MS
-        if row.body["code"] in BLOCKED and time > max(since, felt + RESUMED_MS) and not is_settling:
-            return [*found, Violation("O12", "not resumed", time, f"a signal was refused: {row.body['code']}")]
     return found
+
+
+def _not_resumed(reading: Reading) -> list[Violation]:
+    """The first signal that gave no entry though nothing was in the way, and how many there are."""
+    halts = [each for each in _halt_times(reading) if each[0] in ("breaker", "operator", "hand", "key")]
+    missed = entries.missed(reading, halts)
+    text = f"{len(missed)} signals gave no entry, the first: {missed[0].code}" if missed else ""
+    return [Violation("O12", "not resumed", missed[0].time, text)] if missed else []
+
+
+def _halt_times(reading: Reading) -> list[entries.Halt]:
+    return [(stop.why, stop.begin, stop.end) for stop in _halts(reading).all()]
+
+
+def _tripped_falsely(reading: Reading) -> list[Violation]:
+    return [
+        Violation("O12", "false halt", time, f"{rule} tripped, by the venue's log it was not reached")
+        for time, rule in entries.false_trips(reading)[:1]
+    ]
 
 
 def o13_not_vacuous(evidence: Evidence) -> list[Violation]:
     """There is something to judge: a venue, trades, a journal with bars, and requests that the venue got.
 
     Halts, sessions that never end and entries that are not sent are rates: see `measure` and `campaign_violations`.
-    Where no fault was planned, though, the entries of the session without faults must all be there.
+    Where no fault was planned, though, each signal gives an entry, or a refusal that something bears out, and nothing
+    halts.
     """
     reading, found = reading_of(evidence), []
     hollow = {
@@ -1624,11 +1630,6 @@ ORACLES: dict[str, Callable[[Evidence], list[Violation]]] = {
 
 # --- a campaign -------------------------------------------------------------------------------------------------------
 
-FAULT_LASTS_MS = 10_000
-"""Entries this long after a fault are not asked for."""
-SAME_ENTRY_MS = 2_000
-"""Two sessions send the same entry where it is this near."""
-
 
 def measure(evidence: Evidence) -> Json:
     """Return what is a fact of one session and a rule only of many, as plain JSON."""
@@ -1636,7 +1637,7 @@ def measure(evidence: Evidence) -> Json:
     bare = [(bare, bare.end - bare.begin) for bare in reading.bare]
     struck = [ms for each, ms in bare if reading.is_hampered(each.begin - FELT_FOR_MS, each.begin + BARE_MS)]
     calm = [ms for each, ms in bare if not reading.is_hampered(each.begin - FELT_FOR_MS, each.begin + BARE_MS)]
-    expected, sent = _entries(reading)
+    expected, sent = entries.expected(reading, _halt_times(reading))
     lives = evidence.lives
     return {
         "seed": evidence.seed,
@@ -1648,7 +1649,7 @@ def measure(evidence: Evidence) -> Json:
         "entries_clean": len(evidence.clean_entries or ()),
         "entries_expected": expected,
         "entries_sent": sent,
-        "entries": len(_entry_times(reading)),
+        "entries": len(entry_times(evidence)),
         "met": _met(reading),
         "orders": sum(len(placed) for placed in reading.placed_by_id.values()),
         "fills": len(reading.fills),
@@ -1683,63 +1684,23 @@ def _met(reading: Reading) -> int:
 
 
 def _is_halted(reading: Reading) -> bool:
-    """Whether the session ended halted by something else than the rules that trip by trading."""
+    """Whether the session ended halted by something else than the rules that trip by trading, or by such a one that was
+    not reached."""
     standing = _halts(reading).standing
     rule = standing.get("breaker", (0, TRADING_RULES[0]))[1]
-    return rule not in TRADING_RULES or any(why in standing for why in ("hand", "key", "foreign"))
+    is_false = any(tripped == rule for _, tripped in entries.false_trips(reading)) and "breaker" in standing
+    return is_false or rule not in TRADING_RULES or any(why in standing for why in ("hand", "key", "foreign"))
 
 
-def _entries(reading: Reading) -> tuple[int, int]:
-    """How many entries of the session without faults are expected in this one, and how many of these were sent.
-
-    Expected is an entry that lies outside of faults, and before which both sessions had been flat since the same
-    time: once an exit fell at another moment, positions and signals differ, and that is no fault's doing any more.
-    """
-    flat, sent, wanted, found = _flat(reading), [time for time, _ in _entry_times(reading)], 0, 0
-    for time, since in reading.evidence.clean_entries or ():
-        here = _flat_since(flat, time)
-        if reading.is_struck(time - FAULT_LASTS_MS, time) or here < 0 or abs(here - since) > SAME_ENTRY_MS:
-            continue
-        wanted += 1
-        near = bisect.bisect_left(sent, time - SAME_ENTRY_MS)
-        if near < len(sent) and sent[near] <= time + SAME_ENTRY_MS:
-            del sent[near]
-            found += 1
-    return wanted, found
-
-
-def entry_times(evidence: Evidence) -> list[tuple[int, int]]:
-    """Return when the venue was sent entries, each with the time since which our position had been flat, or 0.
-
-    Those of a session without faults are another's `clean_entries`.
-    """
-    return _entry_times(reading_of(evidence))
-
-
-def _entry_times(reading: Reading) -> list[tuple[int, int]]:
-    flat = _flat(reading)
-    times = sorted(placed[0].time for placed in reading.placed_by_id.values() if placed[0].is_entry)
-    return [(time, _flat_since(flat, time)) for time in times]
-
-
-def _flat(reading: Reading) -> list[tuple[int, bool]]:
-    """When our position became flat, or ceased to be."""
-    changes = [(0, True)]
-    for moment in reading.moments:
-        if moment.symbol == reading.symbol and (not moment.ours) != changes[-1][1]:
-            changes.append((moment.time, not moment.ours))
-    return changes
-
-
-def _flat_since(flat: list[tuple[int, bool]], time: int) -> int:
-    """Since when our position had been flat before a time; -1 where it was not."""
-    since, is_flat = flat[bisect.bisect_left(flat, (time, False)) - 1]
-    return since if is_flat else -1
+def entry_times(evidence: Evidence) -> list[int]:
+    """Return when the venue took entries. Those of a session without faults are another's `clean_entries`."""
+    placed = reading_of(evidence).placed_by_id.values()
+    return sorted(each[0].time for each in placed if each[0].is_entry)
 
 
 MOST_HALTED = Decimal("0.01")
 LEAST_SENT = Decimal("0.95")
-LEAST_ENTERED = Decimal("0.5")
+LEAST_ENTERED = Decimal("0.75")
 """Of all entries of the sessions without faults, inside of faults too."""
 LEAST_ORDERS, MOST_IDLE = 5, Decimal("0.2")
 """Sessions with fewer orders try little, and may be so many."""
@@ -1748,11 +1709,17 @@ LEAST_ORDERS, MOST_IDLE = 5, Decimal("0.2")
 def campaign_violations(measures: list[Json]) -> list[Violation]:
     """Judge the rates of O13 over sessions.
 
-    Of those with recoverable faults at most 1 % halt, or never end; at least 95 % of the entries outside of faults are
-    sent, and half of all. At most a fifth of all sessions trade next to nothing.
+    Of those with recoverable faults at most 1 % halt, or never end; at least 95 % of the entries that are due outside
+    of faults are sent, and in all three quarters of those without faults. None halts without a fault. At most a fifth
+    of all sessions trade next to nothing.
     """
     found = []
+    calm = [each for each in measures if each["halted"] and not each["strikes"]]
+    if calm:
+        text = f"{len(calm)} sessions without faults, such as seed {calm[0]['seed']}"
+        found.append(Violation("O13", "halted without a fault", 0, text))
     recoverable = [each for each in measures if each["recoverable"]]
+    faulty = [each for each in recoverable if each["strikes"]]
     for kind, many in (
         ("halted", [each for each in recoverable if each["halted"]]),
         ("never ended", [each for each in recoverable if not each["ended"]]),
@@ -1766,7 +1733,7 @@ def campaign_violations(measures: list[Json]) -> list[Violation]:
             f"{len(idle)} of {len(measures)} sessions sent fewer than {LEAST_ORDERS} orders, such as {idle[0]['seed']}"
         )
         found.append(Violation("O13", "idle", 0, text))
-    clean, entered = (sum(each[name] for each in recoverable) for name in ("entries_clean", "entries"))
+    clean, entered = (sum(each[name] for each in faulty) for name in ("entries_clean", "entries"))
     if entered < LEAST_ENTERED * clean:
         text = f"{entered} entries were sent under faults, {clean} without them"
         found.append(Violation("O13", "entries fewer", 0, text))

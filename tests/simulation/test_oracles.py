@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from support.oracles import decimal_bars
 
+from simulation import entries, oracles, reading
 from simulation import evidence as evidence_module
-from simulation import oracles, reading
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Violation, read_journal
 from simulation.oracles import ORACLES, campaign_violations, entry_times, judge, measure
 from simulation.reading import BAR_FIELDS, VenueBooks, VenueOrder, reading_of, trades_of
@@ -365,6 +365,11 @@ def a_leverage(leverage: int) -> Doctor:
     return of_truth(change)
 
 
+def leverage_at_the_end(rows: list[Json]) -> None:
+    facts = {"symbol": "BTCUSDT", "leverage": 3, "margin_type": "isolated"}
+    rows.append({"time": rows[-1]["time"], "kind": "settings", **facts})
+
+
 def leverage_asked(found: Evidence) -> Evidence:
     settings = next(row for row in found.truth if row["kind"] == "settings")
     return asked_too(method="POST", path="/fapi/v1/leverage", arrived=settings["time"])(found)
@@ -687,16 +692,6 @@ def funding(paid: str, booked: str = "", before_ms: int = 60_000) -> Doctor:
     return doctor
 
 
-def early_alert(found: Evidence) -> Evidence:
-    """An alert in the first second."""
-
-    def change(rows: list[JournalRow]) -> None:
-        now = rows[0].time + 1_000
-        rows.insert(1, JournalRow(0, now, "Alert", {"time": now, "symbol": "BTCUSDT", "code": "ACCOUNT_MISMATCH"}))
-
-    return of_journal(change)(found)
-
-
 STREAM_DOWN = at_the_end("StreamStatus", 70_000, stream="user", up=False)
 
 
@@ -757,6 +752,11 @@ def questions(found: Evidence) -> Evidence:
 def struck(kind: str, **facts: Any) -> Doctor:
     """A strike that is felt throughout."""
     return lambda found: replace(found, strikes=[Strike(kind, found.opened, found.judged, facts)])
+
+
+def struck_once(found: Evidence) -> Evidence:
+    """A strike that is long over."""
+    return replace(found, strikes=[Strike("order", found.opened, found.opened, {"row": "F1"})])
 
 
 def bare_for(ms: int) -> Doctor:
@@ -909,10 +909,18 @@ def on_a_tainted_bar(found: Evidence) -> Evidence:
 
 
 def refused_after_cancel(after: int) -> Doctor:
-    """An order is cancelled, and so long after that a signal is refused because of an order that is unknown."""
+    """A cancel is answered, and so long after that a signal is refused because of an order that is unknown."""
     refused = {**REFUSED, "code": "UNKNOWN_ORDER"}
-    cancel = at_the_end("CancelOrder", after + 1_000, client_order_id="vt-sim-1s1", algo=True, reason="RESIZED")
-    return both(cancel, at_the_end("Refusal", -after, **refused))
+
+    def doctor(found: Evidence) -> Evidence:
+        said = at_the_end("Refusal", **refused)(found)
+        answered = said.journals[0][-1].time - after
+        cancel = Request(
+            answered - 50, answered, answered, "DELETE", "/fapi/v1/algoOrder", "vt-sim-1s1", 200, 0, 0, 10, True
+        )
+        return replace(said, requests=[*said.requests, cancel])
+
+    return doctor
 
 
 def refused_too(found: Evidence) -> Evidence:
@@ -1150,8 +1158,12 @@ DOCTORED: list[Case] = [
         both(ended_at("a person", 0), STREAM_DOWN),
         {"O12 stream down"},
     ),
-    ("signals are still refused", at_the_end("Refusal", **REFUSED), {"O12 not resumed"}),
-    ("an order is still unknown long after it was cancelled", refused_after_cancel(15_000), {"O12 not resumed"}),
+    ("signals are still refused", both(struck_once, at_the_end("Refusal", **REFUSED)), {"O12 not resumed"}),
+    (
+        "an order is still unknown long after it was cancelled",
+        both(struck_once, refused_after_cancel(3_000)),
+        {"O12 not resumed"},
+    ),
     ("too many questions after a strike", questions, {"O12 questions"}),
     ("an engine failed for a reason, while flat", failed_at_the_end, {"O12 dead", "O12 engine failed"}),
     ("a start fails though the exchange can be reached", failed_start, {"O12 engine failed"}),
@@ -1168,8 +1180,8 @@ DOCTORED: list[Case] = [
     ("a stream is opened again and again", dialled(26), {"O12 repeated"}),
     ("a key expires and no stream is opened for 11 s", key_expired(11_000), {"O12 stream not dialled"}),
     (
-        "a stream stays down, and an alert was given before the last entry",
-        both(having(lives=[Life(0, 10**14, "running")]), early_alert, STREAM_DOWN),
+        "a stream stays down, and an alert that is not true was given",
+        both(having(lives=[Life(0, 10**14, "running")]), at_the_end("Alert", code="ACCOUNT_MISMATCH"), STREAM_DOWN),
         {"O12 stream down"},
     ),
     (
@@ -1190,8 +1202,8 @@ DOCTORED: list[Case] = [
     ("nothing was traded after the venue opened", having(opened=10**14), {"O13 hollow"}),
     (
         "an entry is missing without any fault",
-        lambda found: replace(found, clean_entries=[*(found.clean_entries or ()), (5, 0)]),
-        {"O13 entries missing"},
+        at_the_end("Refusal", **REFUSED),
+        {"O12 not resumed", "O13 entries missing"},
     ),
     # O14: resources
     ("the loop is late too often", lags(1_000, 200), {"O14 late"}),
@@ -1262,11 +1274,11 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a ban that began while the request was held up", banned_on_the_way(0)),
     ("a Retry-After that is heeded", asking(-1, retry_after_s=60, status=429)),
     ("trades that were lost, in bars that say so", both(of_journal(lost_trades), tainted_as_lost)),
-    ("a refusal while a cancel is on its way", refused_after_cancel(5_000)),
+    ("a refusal while a cancel is on its way", refused_after_cancel(1_000)),
     ("a refusal before faults have stopped", both(at_the_end("Refusal", 30_000, **REFUSED), struck("cut"))),
     (
         "a refusal by an account that is halted",
-        both(at_the_end("Refusal", **REFUSED), at_the_end("BreakerChange", **HALT)),
+        both(struck_once, at_the_end("Refusal", **REFUSED), at_the_end("BreakerChange", **HALT)),
     ),
     ("a session that ended when its time was over", ended_at("DURATION_END", 0)),
     ("a session that takes half a minute to end", runs_on(30_000)),
@@ -1313,8 +1325,8 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a start that is tried again in an outage", both(down_until(2_500), failed_start)),
     ("a session that a person stopped", ended_at("a person", 100_000)),
     (
-        "a stream that stays down, and an alert since the last entry",
-        both(having(lives=[Life(0, 10**14, "running")]), at_the_end("Alert", code="ACCOUNT_MISMATCH"), STREAM_DOWN),
+        "a stream that stays down while the account's leverage is another",
+        both(having(lives=[Life(0, 10**14, "running")]), of_truth(leverage_at_the_end), STREAM_DOWN),
     ),
     ("lags in a stall that was planned", both(lags(1_000, 200), struck("stop"))),
     ("a few lags", lags(3, 300)),
@@ -1500,7 +1512,11 @@ def test_a_session_is_measured(clean: Evidence) -> None:
     assert measured["bare_calm_ms"] == measured["bare_struck_ms"] == 0
     halted = measure(at_the_end("BreakerChange", **HALT)(clean))
     assert halted["halted"]
-    lost = measure(at_the_end("BreakerChange", **{**HALT, "rule": "LOSING_STREAK", "mode": "REDUCING"})(clean))
+    streak = both(
+        setting(max_consecutive_losses=1),
+        at_the_end("BreakerChange", **{**HALT, "rule": "LOSING_STREAK", "mode": "REDUCING"}),
+    )
+    lost = measure(streak(clean))
     assert not lost["halted"], "a losing streak is no fault's"
     bare = bare_for(1_500)(clean)
     assert (measure(bare)["bare_calm_ms"], measure(bare)["bare_struck_ms"]) == (1_500, 0)
@@ -1509,20 +1525,8 @@ def test_a_session_is_measured(clean: Evidence) -> None:
     assert struck_through["bare_struck_ms"] == 1_500
 
 
-def test_an_entry_is_expected_where_both_sessions_had_been_flat_since_the_same_time(clean: Evidence) -> None:
-    first, second, third = clean.clean_entries or ()
-    assert first[1] == 0 < second[1] < second[0] < third[1] < third[0]
-    later = [first, (second[0], second[1] + 3_000), third]
-    assert measure(replace(clean, clean_entries=later))["entries_expected"] == 2
-    in_position = [first, (first[0] + 3_000, 0), second, third]
-    assert measure(replace(clean, clean_entries=in_position))["entries_expected"] == 3
-    missing = [first, (second[0] - 5_000, second[1]), third]
-    found = measure(replace(clean, clean_entries=missing))
-    assert (found["entries_expected"], found["entries_sent"]) == (3, 2)
-
-
 def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
-    good = measure(clean)
+    good = {**measure(clean), "strikes": 9}
     bad = {"halted": True, "ended": False, "entries_sent": 0}
     assert campaign_violations([good] * 99 + [{**good, "halted": True}]) == []
     assert seen(campaign_violations([good] * 98 + [{**good, "halted": True}] * 2)) == {"O13 halted"}
@@ -1540,7 +1544,7 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
 # --- what they stand on -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [oracles, reading, evidence_module], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [oracles, entries, reading, evidence_module], ids=lambda module: module.__name__)
 def test_the_judges_know_nothing_of_the_product(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]

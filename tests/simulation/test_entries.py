@@ -1,0 +1,326 @@
+"""What must become of signals: an entry, or a refusal that something outside of the engine bears out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from simulation import entries, oracles
+from simulation.entries import Signal, false_trips, is_borne_out, signals
+from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike
+from simulation.reading import reading_of
+
+T = 1_767_600_000_000
+DURATION_S = 825.0
+SETTINGS: Json = {
+    **{
+        "symbol": "B",
+        "duration_s": DURATION_S,
+        "capital": 10_000,
+        "leverage": 20,
+        "stop_atr": 2.0,
+        "taker_fee": 0.0002,
+    },
+    **{"max_daily_loss_fraction": 0.1, "max_drawdown_fraction": 0.1, "risk_fraction": 0.01, "cooldown_bars": 2},
+    **{"max_consecutive_losses": 2, "max_trades_per_day": 2, "max_mark_gap_bps": 50.0, "ema_slow": 5},
+}
+START: Json = {"kind": "start", "time": T, "wallet": "10000", "instruments": []}
+START["instruments"] = [{"symbol": "B", "tick_size": "0.1", "step_size": "0.001"}]
+FIRST = 100
+"""Number of the bar that closes at the opening; one closes every 5 s."""
+ATR = 60.0
+
+
+def at(seconds: float) -> int:
+    return T + int(seconds * 1000)
+
+
+def played(
+    told: dict[int, str],
+    *more: JournalRow,
+    truth: Sequence[Json] = (),
+    strikes: Sequence[Strike] = (),
+    requests: Sequence[Request] = (),
+    bar: Json | None = None,
+    settings: Json | None = None,
+    price: str = "80000.0",
+    **facts: Any,
+) -> Evidence:
+    """A session of bars of 5 s whose signals, by the second, were refused with a code, or sent where that is empty."""
+    rows, venue, sent = list(more), [START, *truth], list(requests)
+    for number in range(int(DURATION_S) // 5):
+        second, changes = number * 5, (bar or {}) if number * 5 in told else {}
+        body = {
+            **{"index": FIRST + number, "number": number, "day": 0, "open_time": at(second - 5), "open": 800_000},
+            **{"close_time": at(second), "close": 800_000, "high": 800_000, "low": 800_000, "tainted": False},
+            **{"first_trade_id": 10 * number, "last_trade_id": 10 * number + 9, "close_reason": 1},
+            **{"decision": {"signal": int(second in told), "atr": ATR}},
+            **changes,
+        }
+        rows.append(JournalRow(0, at(second), "Bar", body))
+    for trip, (second, code) in enumerate(told.items(), 1):
+        name = f"vt-e0-{trip}e1"
+        facts_of = {"time": at(second), "bar_number": FIRST + second // 5, "side": 1}
+        if code == entries.NO_WORD:
+            continue
+        if code:
+            rows.append(JournalRow(0, at(second), "Refusal", {**facts_of, "code": code}))
+            continue
+        order = {"client_order_id": name, "symbol": "B", "side": 1, "quantity": 10, "price": 0}
+        order |= {"reduce_only": False, "close_position": False}
+        rows.append(
+            JournalRow(0, at(second), "OrderIntent", {**facts_of, "purpose": "e", "reason": "", "order": order})
+        )
+        venue.append({"kind": "accepted", "time": at(second), "action": "place_order", "asked": order})
+        sent.append(Request(at(second), at(second), at(second), "POST", "/fapi/v1/order", name, 200, 0, 0, 1, True))
+    known: dict[str, Any] = {
+        **{"seed": 1, "settings": {**SETTINGS, **(settings or {})}, "instrument": {}, "rest_down": [], "replay": [0]},
+        **{"truth": sorted(venue, key=lambda row: row["time"]), "strikes": list(strikes), "requests": sent},
+        **{"journals": [sorted(rows, key=lambda row: row.time)], "opened": T, "quiet": at(750), "judged": at(826)},
+        **{"tape": [(n, price, "0.010", at(n), False) for n in range(1, 820)]},
+        **{"lives": [Life(at(-30), at(DURATION_S), "ended", "DURATION_END")], **facts},
+    }
+    return Evidence(**known)
+
+
+def filled(second: float, side: str, position: str, name: str = "vt-e0-9e1", price: str = "80000") -> Json:
+    number = int(second * 10)
+    ids = {"order_id": number, "client_order_id": name, "symbol": "B", "trade_id": number}
+    amounts = {"quantity": "0.010", "price": price, "fee": "0", "realised": "0", "wallet": "10000"}
+    return {"kind": "fill", "time": at(second), "side": side, "position": position, **ids, **amounts}
+
+
+def rested(second: float, status: str, name: str = "web1", side: str = "BUY") -> Json:
+    """A limit order's state."""
+    known = {"order_id": 77, "client_order_id": name, "symbol": "B", "side": side, "quantity": "0.010"}
+    return {"kind": "order", "time": at(second), "type": "LIMIT", "reduce_only": False, "status": status, **known}
+
+
+def asked(second: float, for_s: float) -> Request:
+    times = at(second), at(second), at(second + for_s)
+    return Request(*times, "DELETE", "/fapi/v1/order", "vt-e0-1e1", 200, 0, 0, 1, True)
+
+
+def struck(begin: float, until: float, kind: str = "drop", row: str = "A3") -> Strike:
+    return Strike(kind, at(begin), at(until), {"row": row})
+
+
+def row(second: float, kind: str, **body: Any) -> JournalRow:
+    return JournalRow(0, at(second), kind, {"time": at(second), **body})
+
+
+IN, OUT = filled(100, "BUY", "0.010"), filled(200, "SELL", "0", "vt-e0-9x1")
+LOST = [filled(100, "BUY", "0.010"), filled(200, "SELL", "0", "vt-e0-9x1", price="-20000")]
+"""A loss of 1,000: of a price that no market has, so that one small trade makes it."""
+
+BORNE_OUT: list[tuple[str, int, bool, dict[str, Any]]] = [
+    ("WARMING_UP", 300, False, {}),
+    ("WARMING_UP", 300, True, {"settings": {"vwap_length": 50}}),
+    ("NOT_LAST_BAR", 300, False, {}),
+    ("NOT_LAST_BAR", 300, True, {"bar": {"last_trade_id": 619}}),
+    ("BAR_TAINTED", 300, False, {}),
+    ("BAR_TAINTED", 300, True, {"bar": {"tainted": True}}),
+    ("DAY_END_BAR", 300, False, {}),
+    ("DAY_END_BAR", 300, True, {"bar": {"close_reason": 2}}),
+    ("PAUSED", 300, False, {}),
+    ("PAUSED", 300, True, {"settings": {"duration_s": 290.0}}),
+    ("NOT_RECONCILED", 300, False, {}),
+    ("NOT_RECONCILED", 300, False, {"truth": [IN, OUT]}),
+    ("NOT_RECONCILED", 300, True, {"truth": [rested(100, "NEW")]}),
+    ("NOT_RECONCILED", 300, False, {"truth": [rested(100, "NEW"), rested(230, "CANCELED")]}),
+    ("NOT_RECONCILED", 300, True, {"truth": [filled(100, "BUY", "0.010", "web1")]}),
+    ("NOT_RECONCILED", 300, True, {"truth": [{"kind": "settings", "time": at(90), "symbol": "B", "leverage": 3}]}),
+    ("NOT_RECONCILED", 300, True, {"lives": [Life(at(295), at(825), "ended", "DURATION_END")]}),
+    ("LINK_DOWN", 300, False, {}),
+    ("STALE_PRICE", 300, False, {}),
+    ("OFF_MARK", 300, False, {}),
+    ("UNKNOWN_ORDER", 300, False, {"requests": [asked(290, 1)]}),
+    ("UNKNOWN_ORDER", 300, True, {"requests": [asked(290, 20)]}),
+    ("IN_POSITION", 300, False, {"truth": [IN, OUT]}),
+    ("IN_POSITION", 150, True, {"truth": [IN, OUT]}),
+    ("IN_POSITION", 200, True, {"truth": [IN, OUT]}),
+    ("COOLDOWN", 300, False, {"truth": [IN, OUT]}),
+    ("COOLDOWN", 210, True, {"truth": [IN, OUT]}),
+    ("STOP_TOO_TIGHT", 300, False, {}),
+    ("STOP_TOO_TIGHT", 300, True, {"settings": {"stop_atr": 1.0}}),
+    ("LIQUIDATION_DISTANCE", 300, False, {}),
+    ("LIQUIDATION_DISTANCE", 300, True, {"settings": {"stop_atr": 20.0}}),
+    ("SIZE_TOO_SMALL", 300, False, {}),
+    ("SIZE_TOO_SMALL", 300, True, {"strikes": [struck(100, 100, "filters", "F6")]}),
+    ("SYMBOL_CHANGED", 300, True, {"strikes": [struck(100, 100, "status", "F5")]}),
+    ("DAILY_BUDGET", 300, False, {"truth": [IN, OUT]}),
+    ("DAILY_BUDGET", 300, True, {"truth": LOST}),
+    ("DAILY_LOSS", 300, False, {"truth": [IN, OUT]}),
+    ("DAILY_LOSS", 300, True, {"truth": LOST}),
+    ("ON_HOLD", 300, False, {}),
+    (entries.NO_WORD, 300, False, {}),
+]
+
+
+@pytest.mark.parametrize(("code", "second", "is_so", "facts"), BORNE_OUT)
+def test_a_refusal_is_borne_out_by_what_is_outside_of_the_engine(
+    code: str, second: int, is_so: bool, facts: dict[str, Any]
+) -> None:
+    reading = reading_of(played({second: code}, **facts))
+    [signal] = signals(reading)
+    assert signal.code == code
+    assert is_borne_out(reading, [], signal) is is_so
+
+
+def test_each_refusal_of_the_table_is_judged_both_ways_or_has_nothing_that_bears_it_out() -> None:
+    told = {(code, is_so) for code, _, is_so, _ in BORNE_OUT}
+    nothing = {"ON_HOLD", "LINK_DOWN", "STALE_PRICE", entries.NO_WORD}
+    rules = {"DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY"}  # as DAILY_LOSS: see the trips below
+    assert {code for code, is_so in told if is_so} == entries.CHECKS.keys() - rules - {"OFF_MARK"}
+    assert {code for code, is_so in told if not is_so} == (entries.CHECKS.keys() | nothing) - rules - {"SYMBOL_CHANGED"}
+
+
+def test_a_price_that_jumped_may_be_off_the_mark() -> None:
+    found = played({300: "OFF_MARK"})
+    moved = [(n, "80300" if n > 280 else price, q, time, maker) for n, price, q, time, maker in found.tape]
+    [signal] = signals(reading_of(found))
+    assert is_borne_out(reading_of(replace(found, tape=moved)), [], signal)
+
+
+def test_a_refused_signal_of_no_bar_is_one_too() -> None:
+    refused = row(300, "Refusal", bar_number=9_999, side=1, code="LINK_DOWN")
+    assert signals(reading_of(played({}, refused))) == [Signal(at(300), 0, {}, "LINK_DOWN", "")]
+
+
+# --- O13: which are due -----------------------------------------------------------------------------------------------
+
+NOT_RECONCILED = dict.fromkeys(range(60, 820, 20), "NOT_RECONCILED")
+SENT = dict.fromkeys(range(60, 820, 20), "")
+
+
+def due(found: Evidence) -> tuple[int, int]:
+    facts = oracles.measure(found)
+    return facts["entries_expected"], facts["entries_sent"]
+
+
+def test_an_engine_that_enters_nothing_after_its_first_fault_has_not_sent_what_is_due() -> None:
+    """A fault of 6 s, and then not one of 38 signals is entered: that nothing else is due from then on was once so."""
+    fault = struck(45, 51)
+    assert due(played(SENT, strikes=[fault])) == (37, 37)  # the first comes in the 10 s after the fault
+    wedged = played(NOT_RECONCILED, strikes=[fault])
+    assert due(wedged) == (37, 0)
+    measures = [oracles.measure(each) for each in (wedged, played(SENT, strikes=[fault]))]
+    found = oracles.campaign_violations([{**each, "seed": n} for n, each in enumerate(measures * 20)])
+    assert "entries missing" in {each.kind for each in found}
+
+
+@pytest.mark.parametrize(("second", "is_due"), [(45, False), (60, False), (65, True)])
+def test_what_comes_within_10_s_of_a_fault_is_not_due(second: int, is_due: bool) -> None:
+    assert due(played({second: "LINK_DOWN"}, strikes=[struck(44, 52)])) == (int(is_due), 0)
+
+
+def test_a_signal_that_is_held_back_by_an_operator_is_not_due() -> None:
+    paused = row(100, "Operator", action="pause", reason="")
+    assert due(played({300: "PAUSED"}, paused)) == (0, 0)
+    assert due(played({300: "PAUSED"})) == (1, 0)
+
+
+def test_without_a_fault_each_signal_is_due_and_nothing_halts() -> None:
+    kinds = {each.kind for each in oracles.o13_not_vacuous(played({200: "", 300: "NOT_RECONCILED"}))}
+    assert kinds == {"entries missing"}
+    assert oracles.o13_not_vacuous(played({300: ""})) == []
+    facts = oracles.measure(played({300: ""}, row(400, "BreakerChange", mode="HALTED", rule="ON_HOLD")))
+    kinds = {each.kind for each in oracles.campaign_violations([{**facts, "orders": 9}])}
+    assert "halted without a fault" in kinds
+
+
+# --- O12: trading again -----------------------------------------------------------------------------------------------
+
+REFUSED = dict.fromkeys(range(200, 700, 10), "NOT_RECONCILED")
+MISMATCH = row(150, "Alert", code="POSITION_MISMATCH", text="")
+FAULTS = [struck(100, 120), struck(500, 520)]
+
+AGAIN: list[tuple[str, bool, Evidence]] = [
+    ("refused between two faults", False, played({300: "NOT_RECONCILED"}, strikes=FAULTS)),
+    ("likewise less than a minute after the first", True, played({150: "NOT_RECONCILED"}, strikes=FAULTS)),
+    ("likewise while the second is felt", True, played({510: "NOT_RECONCILED"}, strikes=FAULTS)),
+    ("refused until 700 s", False, played(REFUSED, strikes=[struck(100, 120)])),
+    ("likewise after an alert that is not true", False, played(REFUSED, MISMATCH, strikes=[struck(100, 120)])),
+    (
+        "likewise after one that is true all the time",
+        True,
+        played(REFUSED, MISMATCH, strikes=[struck(100, 120)], truth=[filled(140, "BUY", "0.010", "web1")]),
+    ),
+    (
+        "likewise after one that was true until 300 s",
+        False,
+        played(
+            REFUSED,
+            MISMATCH,
+            strikes=[struck(100, 120)],
+            truth=[filled(140, "BUY", "0.010", "web1"), filled(300, "SELL", "0", "web2")],
+        ),
+    ),
+    ("a trigger that sticks to the end", False, played(REFUSED, strikes=[struck(150, 826, "stick_triggers", "D6")])),
+    (
+        "a breaker that a fault tripped stands",
+        True,
+        played({300: "ON_HOLD"}, row(110, "BreakerChange", mode="HALTED", rule="ON_HOLD"), strikes=[struck(100, 120)]),
+    ),
+    ("in a position for ever, by its own word alone", False, played({300: "IN_POSITION"})),
+    ("a signal of which the journal says nothing", False, played({300: entries.NO_WORD})),
+]
+
+
+@pytest.mark.parametrize(("is_let_pass", "found"), [each[1:] for each in AGAIN], ids=[each[0] for each in AGAIN])
+def test_a_minute_after_a_fault_each_signal_gives_an_entry(is_let_pass: bool, found: Evidence) -> None:
+    kinds = [each.kind for each in oracles.o12_alive(found)]
+    assert kinds == ([] if is_let_pass else ["not resumed"])
+
+
+# --- halts by trading rules -------------------------------------------------------------------------------------------
+
+
+def tripped(rule: str, *more: JournalRow, truth: Sequence[Json] = ()) -> Evidence:
+    return played({}, *more, row(300, "BreakerChange", mode="HALTED", rule=rule), truth=truth)
+
+
+def trip(second: float, net: int) -> JournalRow:
+    return row(second, "RoundTrip", closed_at=at(second), net=net)
+
+
+RESUMED = row(250, "Operator", action="resume", reason="")
+SMALL = [filled(100, "BUY", "0.010"), filled(200, "SELL", "0", "vt-e0-9x1", price="0")]
+WITHDRAWN: Json = {"kind": "account", "time": at(200), "reason": "WITHDRAW", "wallet": "8000"}
+FUNDED: Json = {"kind": "account", "time": at(200), "reason": "FUNDING_FEE", "wallet": "8000"}
+
+TRIPS: list[tuple[str, bool, Evidence]] = [
+    ("a drawdown without any loss", False, tripped("DRAWDOWN")),
+    ("a drawdown of 1,000", True, tripped("DRAWDOWN", truth=LOST)),
+    ("a drawdown of 800, of a limit of 1,000", False, tripped("DRAWDOWN", truth=SMALL)),
+    ("a drawdown from before a person resumed", False, tripped("DRAWDOWN", RESUMED, truth=LOST)),
+    ("a loss of the day that was a withdrawal", False, tripped("DAILY_LOSS", truth=[WITHDRAWN])),
+    ("a loss of the day that was funding", True, tripped("DAILY_LOSS", truth=[FUNDED])),
+    (
+        "an open loss at the mark price",
+        True,
+        tripped("DAILY_LOSS", truth=[IN, {"kind": "mark", "time": at(299), "symbol": "B", "price": "-20000"}]),
+    ),
+    ("two losses in a row", True, tripped("LOSING_STREAK", trip(100, -1), trip(200, -1))),
+    ("a gain between two losses", False, tripped("LOSING_STREAK", trip(100, -1), trip(150, 1), trip(200, -1))),
+    ("two entries this day", True, tripped("TRADES_PER_DAY", truth=[IN, filled(200, "BUY", "0.020", "vt-e0-10e1")])),
+    ("one entry this day", False, tripped("TRADES_PER_DAY", truth=[IN, filled(150, "BUY", "0.020"), OUT])),
+]
+
+
+@pytest.mark.parametrize(("is_true", "found"), [each[1:] for each in TRIPS], ids=[each[0] for each in TRIPS])
+def test_a_halt_by_a_trading_rule_has_been_reached_by_the_venues_log(is_true: bool, found: Evidence) -> None:
+    assert (false_trips(reading_of(found)) == []) is is_true
+    assert ("false halt" in {each.kind for each in oracles.o12_alive(found)}) is not is_true
+    assert oracles.measure(found)["halted"] is not is_true
+
+
+def test_a_loss_is_the_fall_from_the_highest_equity() -> None:
+    """Bought at 80,000, 80,500 at best, sold at 79,000: of a hundredth of a coin."""
+    out = filled(200, "SELL", "0", "vt-e0-9x1", price="79000")
+    found = played({}, truth=[IN, {"kind": "mark", "time": at(150), "symbol": "B", "price": "80500"}, out])
+    assert entries.lost(reading_of(found), T, at(205)) == Decimal(15)
