@@ -32,6 +32,8 @@ FAULT_LASTS_MS = 10_000
 WARM_UP_BARS = 12
 """Bars after which indicators have warmed up, for each bar of the longest of their lengths."""
 LENGTHS = ("ema_slow", "rsi_length", "atr_length", "bollinger_length", "vwap_length")
+SENDS_MS = 250
+"""So long after it was intended an order leaves; halts are held to the same."""
 APART_MS = 1_000
 """Entries are this far apart at least."""
 NEAR = Decimal("0.95")
@@ -93,7 +95,7 @@ def _signals(reading: Reading) -> Iterator[Signal]:
 
 def expected(reading: Reading, halts: Sequence[Halt]) -> tuple[int, int]:
     """Return how many entries were due outside of faults and the 10 s after, and how many of these the venue got."""
-    due = [each for each in signals(reading) if not _is_struck(reading, each.time - FAULT_LASTS_MS, each.time)]
+    due = [each for each in signals(reading) if not is_felt(reading, each.time - FAULT_LASTS_MS, each.time)]
     told = [halt for halt in halts if halt[0] == "operator"]
     sent = [each for each in due if each.client_id and reading.reached(each.client_id)]
     missed = [each for each in due if each not in sent and not is_borne_out(reading, told, each)]
@@ -105,14 +107,15 @@ def missed(reading: Reading, halts: Sequence[Halt]) -> list[Signal]:
     that stands in the journal, no account that differs, and nothing that bears out why."""
     found = []
     for each in signals(reading):
-        if each.client_id or _is_struck(reading, each.time - CALM_MS, each.time) or _is_halted(halts, each.time):
+        if each.client_id or is_felt(reading, each.time - CALM_MS, each.time) or _is_halted(halts, each.time):
             continue
         if not is_borne_out(reading, halts, each):
             found.append(each)
     return found
 
 
-def _is_struck(reading: Reading, begin: int, end: int) -> bool:
+def is_felt(reading: Reading, begin: int, end: int) -> bool:
+    """Whether a fault was felt in a stretch, or no engine lived; see `_felt`."""
     return any(since <= end and until >= begin for since, until in _felt(reading))
 
 
@@ -181,7 +184,7 @@ def _is_unread(reading: Reading, signal: Signal) -> bool:
 def _is_on_its_way(reading: Reading, signal: Signal) -> bool:
     """Whether a request for an order is on its way, or its answer is about to be taken in."""
     return any(
-        each.sent <= signal.time and (each.answered < 0 or signal.time <= each.answered + NEWS_MS)
+        each.sent <= signal.time + SENDS_MS and (each.answered < 0 or signal.time <= each.answered + NEWS_MS)
         for each in reading.evidence.requests
         if each.client_id and each.sent >= signal.time - COMPARED_MS
     )
@@ -198,7 +201,7 @@ def _is_open(reading: Reading, signal: Signal) -> bool:
 def _is_cooling(reading: Reading, signal: Signal) -> bool:
     """Whether too few bars have closed since news of the last exit, or the last entry left a second ago."""
     posts = [post.sent for name, post in reading.posts.items() if name in reading.intents and "e" in name[-3:]]
-    if any(0 <= signal.time - sent < APART_MS for sent in posts):
+    if any(-SENDS_MS <= signal.time - sent < APART_MS for sent in posts):
         return True
     exits = [fill.time for fill in reading.fills if not fill.held and fill.time <= signal.time]
     if not exits or not signal.bar:
@@ -333,7 +336,8 @@ def false_trips(reading: Reading) -> list[tuple[int, str]]:
     found = []
     for _, row in reading.of_kind("BreakerChange"):
         body, time = row.body, max(row.time, row.body.get("time", 0))
-        if body["mode"] != "ACTIVE" and body["rule"] in TRADING_RULES and not is_reached(reading, body["rule"], time):
+        is_trip = body["mode"] != "ACTIVE" and body.get("action") != "resume" and body["rule"] in TRADING_RULES
+        if is_trip and not is_reached(reading, body["rule"], time):
             found.append((time, body["rule"]))
     return found
 

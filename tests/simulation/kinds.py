@@ -18,7 +18,7 @@ Strike = tuple[float, str, float, Json]
 """Seconds after the opening, kind, seconds that it lasts, facts."""
 Draw = np.random.Generator
 
-ARMED_UNTIL_S = 700.0
+ARMED_UNTIL_S = 610.0
 """So long a fault waits for what it strikes: what it then delays is over before it is to be quiet."""
 ORDERS = "POST /fapi/v1/(order|algoOrder)"
 LOOKUPS = "GET /fapi/v1/(order|algoOrder)$"

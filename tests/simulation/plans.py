@@ -32,13 +32,15 @@ BEGIN_S = 300.0
 """History before the opening, where a scenario does not say."""
 HISTORY_S = 140.0
 """Likewise in a drawn plan: 1,400 trades, so that its rule may enter from the opening on (55 bars of 23 trades)."""
-FAULTS_S = 750.0
-"""Faults strike in so long after the opening; then a quiet minute, then the session's end: a quarter of an hour."""
+FAULTS_S = 660.0
+"""Faults strike in so long after the opening; then come a quiet minute and `JUDGED_S`: a quarter of an hour in all."""
 QUIET_S = 60.0
 """After the last fault: the session must be able to trade again, or say why not."""
 END_S = 60.0
 """How much longer than its time a session may take to end."""
-DURATION_S = FAULTS_S + QUIET_S + 15.0
+JUDGED_S = 105.0
+"""After the quiet minute: long enough for some bars and signals, each of which must give an entry again."""
+DURATION_S = FAULTS_S + QUIET_S + JUDGED_S
 TAPE_S = HISTORY_S + DURATION_S + END_S + 60.0
 LEAST_FAULTS, LEAST_CLASSES = 10, 4
 LAST_FAULT_S = FAULTS_S - 130.0

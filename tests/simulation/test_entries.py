@@ -143,6 +143,7 @@ BORNE_OUT: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("IN_POSITION", 300, False, {"truth": [IN, OUT]}),
     ("IN_POSITION", 150, True, {"truth": [IN, OUT]}),
     ("IN_POSITION", 200, True, {"truth": [IN, OUT]}),
+    ("IN_POSITION", 290, True, {"requests": [asked(290.2, 0.1)]}),
     ("COOLDOWN", 300, False, {"truth": [IN, OUT]}),
     ("COOLDOWN", 210, True, {"truth": [IN, OUT]}),
     ("STOP_TOO_TIGHT", 300, False, {}),
@@ -278,6 +279,12 @@ def test_a_minute_after_a_fault_each_signal_gives_an_entry(is_let_pass: bool, fo
 
 
 # --- halts by trading rules -------------------------------------------------------------------------------------------
+
+
+def test_a_release_is_no_trip() -> None:
+    """One rule was released by a person while another stands."""
+    released = row(300, "BreakerChange", mode="HALTED", rule="DRAWDOWN", action="resume")
+    assert false_trips(reading_of(played({}, released))) == []
 
 
 def tripped(rule: str, *more: JournalRow, truth: Sequence[Json] = ()) -> Evidence:

@@ -10,7 +10,7 @@ import pytest
 
 from simulation.clock import BEGIN_MS
 from simulation.kinds import KINDS, NOT_REACHED, RECOVERABLE, RECOVERABLE_KINDS, row_of
-from simulation.plans import LAST_FAULT_S, TAPE_S, draw_faults, draw_plan, draw_settings, is_recoverable
+from simulation.plans import LAST_FAULT_S, QUIET_S, TAPE_S, draw_faults, draw_plan, draw_settings, is_recoverable
 from simulation.shrink import read, written
 from simulation.strikes import Strikes
 from voltrade.model import DAY_MS
@@ -77,6 +77,12 @@ def test_faults_end_before_it_is_to_be_quiet(drawn: list[list[str]]) -> None:
         ends = [at + max(for_s, facts.get("for_s", 0.0)) for at, _, for_s, facts in plan.strikes]
         waits = [facts for *_, for_s, facts in plan.strikes if not for_s and "until_s" in facts]
         assert max(ends + [facts["until_s"] + facts.get("for_s", 0.0) for facts in waits]) <= plan.faults_s
+
+
+def test_after_the_quiet_minute_a_session_has_time_for_signals() -> None:
+    """A hundred seconds: at two trades in three seconds some seven bars of 22 trades."""
+    plan = draw_plan(1)
+    assert plan.settings["duration_s"] - plan.faults_s - QUIET_S >= 100
 
 
 def test_each_strike_is_one_that_somebody_carries_out() -> None:
