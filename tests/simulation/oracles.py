@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from simulation import entries
+from simulation import entries, market
 from simulation.entries import TRADING_RULES
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Violation
 from simulation.reading import (
@@ -1193,9 +1193,11 @@ def o11_bars(evidence: Evidence) -> list[Violation]:
     """Trades in the journals are the tape's, bars what the conventions make of them, and tainted ones enter nothing.
 
     A bar is held, bit for bit, against a fold of the tape's own trades, those left out that its journal never had: a
-    jump in their ids taints. A journal that begins within a day must begin where the tape's bars stand.
+    jump in their ids taints. A journal that begins within a day must begin where the tape's bars stand. The market was
+    heard to the end, and in time; a hole is filled unless old trades could not be had; see `market`.
     """
-    reading, found = reading_of(evidence), []
+    reading = reading_of(evidence)
+    found = market.unheard(reading)
     for number, journal in enumerate(evidence.journals):
         found += _bars_of(reading, journal, reading.bars[number])
     for number, row in reading.of_kind("OrderIntent"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simulation import entries, oracles
+from simulation import entries, market, oracles
 from simulation.entries import Signal, false_trips, is_borne_out, signals
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike
 from simulation.reading import reading_of
@@ -331,3 +331,7 @@ def test_a_loss_is_the_fall_from_the_highest_equity() -> None:
     out = filled(200, "SELL", "0", "vt-e0-9x1", price="79000")
     found = played({}, truth=[IN, {"kind": "mark", "time": at(150), "symbol": "B", "price": "80500"}, out])
     assert entries.lost(reading_of(found), T, at(205)) == Decimal(15)
+
+
+def test_a_market_of_which_no_trade_is_in_the_journal_was_not_heard() -> None:
+    assert [each.kind for each in market.unheard(reading_of(played({})))] == ["market silent"]

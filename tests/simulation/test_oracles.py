@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from support.oracles import decimal_bars
 
-from simulation import entries, oracles, reading
+from simulation import entries, market, oracles, reading
 from simulation import evidence as evidence_module
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Violation, read_journal
 from simulation.oracles import ORACLES, campaign_violations, entry_times, judge, measure
@@ -317,12 +317,14 @@ def cut(how: str, after: int = 20_000) -> Doctor:
     def doctor(found: Evidence) -> Evidence:
         first = next(row for row in found.truth if row["kind"] == "fill" and row["client_order_id"].endswith("-1e1"))
         end = first["time"] + after
+        rows = [row for row in found.journals[0] if row.time <= end]
+        heard = max(trade[0] for row in rows if row.kind == "Trades" for trade in trades_of(row.body))
         return replace(
             found,
             truth=[row for row in found.truth if row["time"] <= end],
-            journals=[[row for row in found.journals[0] if row.time <= end]],
+            journals=[rows],
             requests=[request for request in found.requests if request.sent <= end],
-            tape=[trade for trade in found.tape if trade[3] <= end],
+            tape=[trade for trade in found.tape if trade[0] <= heard],
             lives=[Life(found.opened, end, how)],
             quiet=end,
             judged=end + (0 if how == "running" else 60_000),
@@ -485,6 +487,29 @@ def lost_trades(rows: list[JournalRow]) -> None:
     """The journal lacks a block of trades, in the middle of a bar."""
     at = nth(rows, "Bar", 40)
     del rows[next(n for n in range(at + 1, len(rows)) if rows[n].kind == "Trades")]
+
+
+def pages_refused(found: Evidence) -> Evidence:
+    """Old trades can't be had, at any time."""
+    times = range(found.opened, found.judged, 10_000)
+    refused = [Request(at, at, at, "GET", "/fapi/v1/aggTrades", "", 400, -1001, 0, 20, True) for at in times]
+    return replace(found, requests=sorted([*found.requests, *refused], key=lambda each: each.sent))
+
+
+def unheard(ago: int) -> Doctor:
+    """A trade of the tape, so long before the session's end, is the first that the journal lacks."""
+
+    def doctor(found: Evidence) -> Evidence:
+        trade = (10**9, "80000.0", "0.001", found.lives[-1].end - ago, True)
+        return replace(found, tape=[*found.tape, trade])
+
+    return doctor
+
+
+def heard_late(rows: list[JournalRow]) -> None:
+    at = nth(rows, "Bar", 40)
+    late = next(n for n in range(at + 1, len(rows)) if rows[n].kind == "Trades")
+    rows[late] = replace(rows[late], time=trades_of(rows[late].body)[-1][3] + 70_000)
 
 
 def tainted_as_lost(found: Evidence) -> Evidence:
@@ -1134,7 +1159,14 @@ DOCTORED: list[Case] = [
     # O11: bars
     ("a bar's volume is one lot off", telling("Bar", 30, volume=15_001), {"O11 bar differs"}),
     ("a bar is not journaled", without("Bar", -1), {"O11 bar missing"}),
-    ("trades are lost and no bar says so", of_journal(lost_trades), {"O11 not tainted"}),
+    ("trades are lost and no bar says so", both(of_journal(lost_trades), pages_refused), {"O11 not tainted"}),
+    (
+        "trades are lost that could have been asked for",
+        both(of_journal(lost_trades), tainted_as_lost),
+        {"O11 hole not filled"},
+    ),
+    ("the market falls silent before the end", unheard(11_000), {"O11 market silent"}),
+    ("trades are heard 70 s late", of_journal(heard_late), {"O11 trades late"}),
     ("an entry on a tainted bar", on_a_tainted_bar, {"O11 bar differs", "O11 entry on a tainted bar"}),
     ("a trade is not the tape's", another_price, {"O11 trade differs", "O11 not tainted"}),
     # O12: liveness
@@ -1273,7 +1305,12 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a ban that was planned", both(asking(-1, status=418), struck("ban", code=418))),
     ("a ban that began while the request was held up", banned_on_the_way(0)),
     ("a Retry-After that is heeded", asking(-1, retry_after_s=60, status=429)),
-    ("trades that were lost, in bars that say so", both(of_journal(lost_trades), tainted_as_lost)),
+    (
+        "trades that were lost and are refused, in bars that say so",
+        both(of_journal(lost_trades), tainted_as_lost, pages_refused),
+    ),
+    ("a market that is not heard in the last 9 s", unheard(9_000)),
+    ("trades that are heard 70 s late under faults", both(of_journal(heard_late), struck("cut"))),
     ("a refusal while a cancel is on its way", refused_after_cancel(1_000)),
     ("a refusal before faults have stopped", both(at_the_end("Refusal", 30_000, **REFUSED), struck("cut"))),
     (
@@ -1544,7 +1581,7 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
 # --- what they stand on -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [oracles, entries, reading, evidence_module], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [oracles, entries, market, reading, evidence_module], ids=lambda module: module.__name__)
 def test_the_judges_know_nothing_of_the_product(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
