@@ -58,6 +58,8 @@ RESUMED_MS = 60_000
 """After faults stop, trading goes on within this time, or says why not."""
 UNREACHED = "ExchangeError"
 """How the reason of an engine begins that could not reach the exchange."""
+GOING_ON = ("resume", "acknowledge", "pause", "reduce")
+"""Commands after which a session goes on."""
 EARLY_MS = 5_000
 """How much before its time a session may end: its clock begins with the first snapshot."""
 QUESTIONS = 50
@@ -113,36 +115,39 @@ def o1_positions(evidence: Evidence) -> list[Violation]:
     """At the end the venue's position is that of the journals' fills and of the product's own books, symbol by symbol.
 
     Fills of the last moments may still be on their way: those after `Reading.known_until` are left out on both sides.
-    Where a person traded too, the last position that the account told is taken where the fills do not make it.
+    Fills by hand are left out on both sides, by their ids.
     """
     reading, found = reading_of(evidence), []
     venue, journals = dict[str, Decimal](), Counter[str]()
     for fill in reading.fills:
-        if fill.time <= reading.known_until:
+        if fill.time <= reading.known_until and fill.whose != "hand":
             venue[fill.symbol] = venue.get(fill.symbol, ZERO) + fill.signed
-    for (symbol, _), (told, *_) in reading.told.items():
-        if told["time"] <= reading.known_until:
+    by_hand = {(fill.symbol, fill.trade_id) for fill in reading.fills if fill.whose == "hand"}
+    for (symbol, number), (told, *_) in reading.told.items():
+        if told["time"] <= reading.known_until and (symbol, number) not in by_hand:
             journals[symbol] += told["side"] * told["last_quantity"]
     for symbol in sorted({*venue, *journals}):
         wanted, lots = venue.get(symbol, ZERO), _lots(reading, symbol, journals[symbol])
-        reported = _lots(reading, symbol, _reported(reading, symbol))
-        if lots != wanted and not (reading.by_hand and reported == wanted):
+        if lots != wanted:
             text = f"{symbol}: the venue has {wanted}, the journals' fills make {lots}"
             found.append(Violation("O1", "position differs", evidence.judged, text))
     return found + _books_differ(reading)
 
 
 def _books_differ(reading: Reading) -> list[Violation]:
-    """Hold the last valuation of each symbol against the fills that its journal had told by then."""
-    if reading.by_hand:
-        return []
+    """Hold the last valuation of each symbol against the fills that its journal had told by then.
+
+    Of a fill by hand, or forced, counts what it took from our position.
+    """
     lots, seen = Counter[str](), set[tuple[str, int]]()
+    others = _taken_by_others(reading)
     differing: dict[str, str] = {}
     for _, row in reading.of_kind("OrderUpdate", "Snapshot", "EquityPoint"):
         for fill in fills_in(row):
-            if (fill["symbol"], fill["trade_id"]) not in seen:
-                seen.add((fill["symbol"], fill["trade_id"]))
-                lots[fill["symbol"]] += fill["side"] * fill["last_quantity"]
+            key = fill["symbol"], fill["trade_id"]
+            if key not in seen:
+                seen.add(key)
+                lots[fill["symbol"]] += others.get(key, fill["side"] * fill["last_quantity"])
         if row.kind == "EquityPoint":
             symbol, ours = row.body["symbol"], row.body["position"]
             differing[symbol] = f"{symbol}: the books have {ours} lots, fills make {lots[symbol]}"
@@ -151,17 +156,19 @@ def _books_differ(reading: Reading) -> list[Violation]:
     return [Violation("O1", "books differ", reading.evidence.judged, text) for text in differing.values()]
 
 
+def _taken_by_others(reading: Reading) -> dict[tuple[str, int], int]:
+    """What each fill by hand, or forced, changed of our position, in lots."""
+    ours, found = dict[str, Decimal](), {}
+    for fill in reading.fills:
+        if fill.whose != "ours":
+            change = fill.ours - ours.get(fill.symbol, ZERO)
+            found[fill.symbol, fill.trade_id] = int(change / reading.units[fill.symbol][1])
+        ours[fill.symbol] = fill.ours
+    return found
+
+
 def _lots(reading: Reading, symbol: str, lots: int) -> Decimal:
     return lots * reading.units[symbol][1]
-
-
-def _reported(reading: Reading, symbol: str) -> int:
-    """The last position of a symbol that the account told, in lots."""
-    lots = 0
-    for _, row in reading.of_kind("Snapshot", "AccountUpdate"):
-        told = [row.body["position"]] if row.kind == "Snapshot" else row.body["positions"]
-        lots = next((each["quantity"] for each in told if each["symbol"] == symbol), lots)
-    return lots
 
 
 def o2_fills(evidence: Evidence) -> list[Violation]:
@@ -1317,13 +1324,22 @@ _REQUEST = re.compile("GET |POST |PUT |DELETE ")
 
 
 def _ended_early(evidence: Evidence) -> list[Violation]:
-    """A session whose time was over before it was; where an account has several runs, each has its own time."""
+    """A session that ended before its time, and that no person stopped; where an account has several runs, each has its
+    own time."""
     last, lasts_ms = evidence.lives[-1] if evidence.lives else None, 1000 * evidence.settings.get("duration_s", 0.0)
-    if last is None or len(evidence.journals) > 1 or (last.how, last.reason) != ("ended", "DURATION_END"):
+    if last is None or len(evidence.journals) > 1 or last.how != "ended":
+        return []
+    if last.reason != "DURATION_END" and (not lasts_ms or _is_stopped(evidence)):
         return []
     early = evidence.opened + int(lasts_ms) - last.end
-    text = f"the session ended {early} ms before its time"
+    text = f"the session ended {early} ms before its time: {last.reason or 'nobody says why'}"
     return [Violation("O12", "ended early", last.end, text)] if early > EARLY_MS else []
+
+
+def _is_stopped(evidence: Evidence) -> bool:
+    """Whether a person gave a command that may end a session."""
+    commands = (row.body["action"] for _, row in reading_of(evidence).of_kind("Operator"))
+    return any(action not in GOING_ON for action in commands)
 
 
 def _clock_wrong(evidence: Evidence) -> list[Violation]:
@@ -1351,19 +1367,15 @@ def _ended_open(reading: Reading) -> list[Violation]:
 
 
 def _never_ended(reading: Reading) -> list[Violation]:
-    """A session whose time is long over: nothing is in its way a minute after the last fault but what a person did."""
+    """A session whose time is long over: nothing is in its way a minute after the last fault but a halt that stands, or
+    an account that differs."""
     evidence = reading.evidence
     over = evidence.opened + int(1000 * evidence.settings.get("duration_s", 0.0))
     late, is_alone = evidence.judged - max(over, evidence.quiet) - RESUMED_MS, len(evidence.journals) == 1
     runs = bool(evidence.lives) and evidence.lives[-1].how == "running" and evidence.settings.get("duration_s", 0.0) > 0
-    if not runs or not is_alone or late < 0 or reading.by_hand or _open_by_hand(reading):
+    if not runs or not is_alone or late < 0 or _is_explicit(reading):
         return []
     return [Violation("O12", "never ended", over, f"the session runs {evidence.judged - over} ms after its time")]
-
-
-def _open_by_hand(reading: Reading) -> list[str]:
-    """Orders of others that are open at the end."""
-    return [order.client_id for order in reading.books.working.values() if not is_ours(order)]
 
 
 def _not_dialled_again(reading: Reading) -> list[Violation]:

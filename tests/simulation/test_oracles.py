@@ -594,6 +594,10 @@ def ended_at(reason: str, early_ms: int) -> Doctor:
     return doctor
 
 
+uncommanded = of_journal(lambda rows: [row for row in rows if row.kind != "Operator"])
+"""The end of a tape is a command in its journal."""
+
+
 def not_flat_at_the_end(found: Evidence) -> Evidence:
     """Its time is over while the first round trip is open, with its stop, and it was to end flat."""
     found = cut("ended")(found)
@@ -960,6 +964,16 @@ DOCTORED: list[Case] = [
     # O1: position agreement
     ("the books hold another position", telling("EquityPoint", -1, position=5), {"O1 books differ"}),
     (
+        "the books hold another position, and a person traded",
+        both(quick_hand, telling("EquityPoint", -1, position=5)),
+        {"O1 books differ"},
+    ),
+    (
+        "the last fill is not journaled, and a person traded",
+        both(quick_hand, without("OrderUpdate", -1, execution="TRADE")),
+        {"O1 position differs", "O1 books differ", "O2 fill missing"},
+    ),
+    (
         "the last fill is not journaled",
         without("OrderUpdate", -1, execution="TRADE"),
         {"O1 position differs", "O1 books differ", "O2 fill missing"},
@@ -1202,6 +1216,12 @@ DOCTORED: list[Case] = [
     ("a start fails long after an outage", both(down_until(13_000), failed_start), {"O12 engine failed"}),
     ("an engine that traded fails in an outage", failed_while_down, {"O12 engine failed"}),
     ("a session ended before its time", ended_at("DURATION_END", 100_000), {"O12 ended early"}),
+    ("a session ended by itself, for no reason", both(ended_at("", 100_000), uncommanded), {"O12 ended early"}),
+    (
+        "a session ended by itself, though not for its time",
+        both(ended_at("TAPE_END", 100_000), uncommanded),
+        {"O12 ended early"},
+    ),
     ("a session that was to end flat ends with a position", not_flat_at_the_end, {"O12 ended open"}),
     ("a session runs though its time is over", runs_on(61_000), {"O12 never ended"}),
     ("timestamps are refused and the clock is not measured", too_late(21), {"O12 clock wrong"}),
@@ -1360,7 +1380,10 @@ SILENT: list[tuple[str, Doctor]] = [
     ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
     ("funding that nobody told of a position that ended 10 s later", funding("-12.5", before_ms=10_000)),
     ("a start that is tried again in an outage", both(down_until(2_500), failed_start)),
-    ("a session that a person stopped", ended_at("a person", 100_000)),
+    (
+        "a session that a person stopped",
+        both(ended_at("a person", 100_000), at_the_end("Operator", action="stop", reason="", final=True)),
+    ),
     (
         "a stream that stays down while the account's leverage is another",
         both(having(lives=[Life(0, 10**14, "running")]), of_truth(leverage_at_the_end), STREAM_DOWN),
@@ -1581,7 +1604,9 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
 # --- what they stand on -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [oracles, entries, market, reading, evidence_module], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [oracles, entries, market, reading, evidence_module], ids=lambda module: module.__name__
+)
 def test_the_judges_know_nothing_of_the_product(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
