@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,27 @@ from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 from voltrade.venue.server import shifted
 
 DECISIONS = (OrderIntent, Refusal, RoundTrip)
+LAST_S = 75.0
+"""The end of a session, in which it is not compared: it ends by its own time, the backtest with the tape."""
 
 
-def differences(plan: Plan, evidence: Evidence) -> list[str]:
-    """Return what session and backtest decided or filled differently, up to the session's last minute, or up to the
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What session and backtest decided and filled.
+
+    Attributes:
+        differences: the first of what is not the same.
+        decisions: how many of the backtest's were compared.
+        cut_s: when it stopped, seconds after the opening; None where it went on to the session's last minutes.
+    """
+
+    differences: list[str]
+    decisions: int
+    cut_s: float | None
+
+
+def compared(plan: Plan, evidence: Evidence) -> Comparison:
+    """Compare what session and backtest decided and filled, up to the session's last minutes, or up to the
     first millisecond in which bars signal both sides and an entry is sent: the backtest's exchange answers that entry
     before the next bar, which can then cancel it; a session has the answer after the block of trades.
 
@@ -39,12 +56,12 @@ def differences(plan: Plan, evidence: Evidence) -> list[str]:
     engine = signal_engine_of(config, instrument)
     done = backtest(tape, config, engine, epoch="e0", begin_s=begin_s, path="events")
     facts = [_fact(row) for row in evidence.journals[0]]
-    end = _both_sides_at(facts, evidence) if config.exits.exit_on_opposite_signal else evidence.quiet
+    end = _both_sides_at(facts, evidence) if config.exits.exit_on_opposite_signal else _until(evidence)
     ours, theirs = _decisions(facts, evidence.opened, end), _decisions(done.facts, evidence.opened, end)
-    if ours == theirs:
-        return []
+    cut_s = (end - evidence.opened) / 1000 if end < _until(evidence) else None
     pairs = zip(ours + [None] * len(theirs), theirs + [None] * len(ours), strict=False)
-    return [f"session {mine} | backtest {his}" for mine, his in pairs if mine != his][:5]
+    other = [f"session {mine} | backtest {his}" for mine, his in pairs if mine != his]
+    return Comparison(other[:5], len(theirs), cut_s)
 
 
 def _fact(row: Any) -> Any:
@@ -54,10 +71,14 @@ def _fact(row: Any) -> Any:
 
 
 def _both_sides_at(facts: list[Any], evidence: Evidence) -> int:
-    """Return the first millisecond with an entry and a signal of the other side, or when it goes quiet."""
+    """Return the first millisecond with an entry and a signal of the other side, or when the session's end begins."""
     entries = {(fact.time, fact.order.side) for fact in facts if isinstance(fact, OrderIntent) and fact.purpose == "e"}
     signals = ((fact.time, -fact.side) for fact in facts if isinstance(fact, Refusal))
-    return min((time for time, other in signals if (time, other) in entries), default=evidence.quiet)
+    return min([_until(evidence), *(time for time, other in signals if (time, other) in entries)])
+
+
+def _until(evidence: Evidence) -> int:
+    return evidence.opened + int(1000 * (evidence.settings["duration_s"] - LAST_S))
 
 
 def _decisions(facts: list[Any], begin: int, end: int) -> list[Any]:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from simulation.evidence import Evidence
 from simulation.kinds import KINDS
-from simulation.oracles import LEAST_ORDERS, campaign_violations, entry_times, judge, measure
+from simulation.oracles import LEAST_ORDERS, MOST_IDLE, campaign_violations, entry_times, judge, measure
 from simulation.plans import Plan, clean_plan, draw_plan, is_recoverable
 from simulation.remains import trace_hash
 from simulation.scenario import WORKPLACES, memory, play
@@ -48,6 +48,8 @@ CHUNK = 4
 """Sessions that a worker takes at a time."""
 LEAST_STRUCK = 20
 """Of 1,000 sessions, in how many each kind of fault must strike."""
+LEAST_COMPARED = 5
+"""Decisions of a session that are held against the backtest; fewer prove little, and a fifth of the sessions may."""
 TEXT, BLAMED = 110, 4
 """Length of a violation's text, and how many kinds of faults are told of it."""
 
@@ -66,7 +68,7 @@ def session_of(plan: Plan, clean: bool = False) -> Json:
     line: Json = {"seed": plan.seed, "kinds": list(plan.kinds)}
     try:
         line |= _judged(plan, _played_with_clean(plan))
-        line |= {"differences": _from_backtest(plan.seed)} if clean else {}
+        line |= _held_against_backtest(plan.seed) if clean else {}
     except Exception as error:
         line["broken"] = "".join(traceback.format_exception(error))[-2_000:]
     line["cpu_s"] = round(time.process_time() - began, 3)
@@ -81,12 +83,14 @@ def _played_with_clean(plan: Plan) -> Evidence:
     return replace(evidence, clean_entries=entry_times(play(_without_faults(plan), is_replayed=False)))
 
 
-def _from_backtest(seed: int) -> list[str]:
-    """Return what the session without faults and without latency decides otherwise than the backtest."""
+def _held_against_backtest(seed: int) -> Json:
+    """Return what the session without faults and without latency decides otherwise than the backtest, how much was
+    compared, and when that stopped."""
     from simulation import backtested  # imports pandas, which a session without a backtest does not need
 
     plan = clean_plan(seed, latency_s=(0.0, 0.0))
-    return backtested.differences(plan, play(plan, is_replayed=False))
+    found = backtested.compared(plan, play(plan, is_replayed=False))
+    return {"differences": found.differences, "compared": found.decisions, "cut_s": found.cut_s}
 
 
 def _without_faults(plan: Plan) -> Plan:
@@ -236,6 +240,13 @@ def is_broken(line: Json) -> bool:
     return bool(line.get("violations") or line.get("differences") or "broken" in line)
 
 
+def hardly_compared(lines: Sequence[Json]) -> list[Json]:
+    """Return the sessions of which next to nothing was held against the backtest, where these are too many."""
+    those = [line for line in lines if "compared" in line]
+    few = [line for line in those if line["compared"] < LEAST_COMPARED]
+    return few if len(few) > MOST_IDLE * len(those) else []
+
+
 # --- what came of it --------------------------------------------------------------------------------------------------
 
 
@@ -247,12 +258,30 @@ def summary(lines: Sequence[Json]) -> str:
     parts += _violations(lines)
     measures = [line["measures"] for line in lines if "measures" in line]
     parts += [f"  over all: {found.oracle} {found.kind}: {found.text}" for found in campaign_violations(measures)]
-    parts += _entered(measures)
+    parts += _entered(measures) + _compared(lines)
     if other:
         parts += [f"  {len(other)} differ from the backtest: seed {other[0]['seed']}: {other[0]['differences'][0]}"]
     if broken:
         parts += [f"  the simulator broke in {len(broken)}: seed {broken[0]['seed']}: {broken[0]['broken'][-300:]}"]
     return "\n".join([*parts, *_faults_by_oracles(lines), *_rare(lines), *_reached(lines), *_costs(lines)])
+
+
+def _compared(lines: Sequence[Json]) -> list[str]:
+    """How much was held against the backtest, where that stopped early, and which sessions were hardly compared."""
+    those = [line for line in lines if "compared" in line]
+    cut, few = [line for line in those if line["cut_s"] is not None], hardly_compared(those)
+    if not those:
+        return []
+    total, least = sum(line["compared"] for line in those), min(line["compared"] for line in those)
+    told = [f"held against the backtest: {total} decisions of {len(those)} sessions, at least {least} of one"]
+    if cut:
+        seeds = ", ".join(f"{line['seed']} at {line['cut_s']:.0f} s" for line in cut)
+        told += [f"  not after a millisecond in which bars signal both sides: {seeds}"]
+    if few:
+        seeds = ", ".join(str(line["seed"]) for line in few)
+        many = f"{len(few)} of {len(those)} sessions"
+        told += [f"  over all: {many} compare fewer than {LEAST_COMPARED} decisions: {seeds}"]
+    return told
 
 
 def _entered(measures: Sequence[Json]) -> list[str]:
@@ -370,7 +399,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     over_all = campaign_violations([line["measures"] for line in lines if "measures" in line])
     print(f"{time.monotonic() - began:.0f} s; a line for each session in {results}")
     print("make one small: python -m simulation.shrink SEED")
-    return int(bool(over_all) or any(map(is_broken, lines)))
+    return int(bool(over_all or hardly_compared(lines)) or any(map(is_broken, lines)))
 
 
 if __name__ == "__main__":

@@ -144,10 +144,34 @@ def test_a_simulator_that_breaks_is_no_clean_session(monkeypatch: pytest.MonkeyP
 def test_a_session_without_faults_is_held_against_the_backtest(monkeypatch: pytest.MonkeyPatch) -> None:
     once = cache(lambda latency_s: play(clean_plan(2, latency_s=latency_s)))
     monkeypatch.setattr(campaign_module, "play", lambda plan, is_replayed=True: once(plan.latency_s))
-    assert session(2, clean=True)["differences"] == []
-    monkeypatch.setattr(backtested, "differences", lambda plan, evidence: ["session 1 | backtest 2"])
+    line = session(2, clean=True)
+    assert line["differences"] == []
+    assert line["compared"] >= 5
+    other = backtested.Comparison(["session 1 | backtest 2"], 9, None)
+    monkeypatch.setattr(backtested, "compared", lambda plan, evidence: other)
     told = session(2, clean=True)
     assert "1 differ from the backtest: seed 2: session 1 | backtest 2" in summary([told])
+
+
+def test_what_was_held_against_the_backtest_is_told() -> None:
+    """Two sessions were cut, one of which compares nothing; of nine that is let pass, of three it isn't."""
+    lines = [{**line(seed, []), "compared": 7, "cut_s": None} for seed in range(9)]
+    lines[1] |= {"cut_s": 61.5}
+    lines[2] |= {"cut_s": 3.0, "compared": 0}
+    told = summary(lines)
+    assert "held against the backtest: 56 decisions of 9 sessions, at least 0 of one" in told
+    assert "both sides: 1 at 62 s, 2 at 3 s" in told
+    assert "fewer than 5 decisions" not in told
+    assert "1 of 3 sessions compare fewer than 5 decisions: 2" in summary(lines[:3])
+    assert "held against" not in summary([line(1, [])])
+
+
+def test_the_summary_tells_entries_that_were_due_and_what_faults_cost() -> None:
+    """Of five sessions one has no faults: its entries are due, and not counted against those of the others."""
+    lines = [line(seed, ["kill"]) for seed in range(5)]
+    lines[4]["measures"] = {**MEASURES, "strikes": 0, "entries_clean": 0}
+    lines[3]["measures"] = {**MEASURES, "entries_sent": 9, "entries": 8}
+    assert "can be recovered from: 49 of 50 sent; in all, 38 under such faults and 40 in the same" in summary(lines)
 
 
 def test_rates_are_judged_over_all() -> None:

@@ -242,6 +242,8 @@ FOUND = [["O5", "uncovered", 0, "for a minute"]]
         ({"broken": "RuntimeError"}, 1),
         ({"violations": [], "measures": MEASURES, "differences": ["session 1 | backtest 2"]}, 1),
         ({"violations": [], "measures": {**MEASURES, "halted": True}}, 1),
+        ({"violations": [], "measures": MEASURES, "compared": 4, "cut_s": 3.0}, 1),
+        ({"violations": [], "measures": MEASURES, "compared": 5, "cut_s": 3.0}, 0),
     ],
 )
 def test_the_exit_status_tells_of_each_kind_of_finding(
