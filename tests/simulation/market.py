@@ -42,7 +42,7 @@ def _silent_at_the_end(reading: Reading, last: int) -> list[Violation]:
     end = min(evidence.lives[-1].end, evidence.judged)
     until = end - UNHEARD_MS[evidence.lives[-1].how]
     missing = [time for number, _, _, time, _ in evidence.tape if number > last and time < until]
-    if not missing or is_felt(reading, min(missing[0], end - LATE_MS), end):
+    if not missing or is_felt(reading, end - LATE_MS, end):
         return []
     text = f"{len(missing)} trades before the end at {end} are in no journal"
     return [Violation("O11", "market silent", missing[0], text)]

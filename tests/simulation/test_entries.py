@@ -334,4 +334,6 @@ def test_a_loss_is_the_fall_from_the_highest_equity() -> None:
 
 
 def test_a_market_of_which_no_trade_is_in_the_journal_was_not_heard() -> None:
-    assert [each.kind for each in market.unheard(reading_of(played({})))] == ["market silent"]
+    """Once the fault is over that made it deaf."""
+    for strikes, kinds in (([struck(100, 140, "deaf")], ["market silent"]), ([struck(100, 800, "deaf")], [])):
+        assert [each.kind for each in market.unheard(reading_of(played({}, strikes=strikes)))] == kinds
