@@ -496,7 +496,7 @@ def pages_refused(found: Evidence) -> Evidence:
     return replace(found, requests=sorted([*found.requests, *refused], key=lambda each: each.sent))
 
 
-def unheard(ago: int) -> Doctor:
+def not_heard(ago: int) -> Doctor:
     """A trade of the tape, so long before the session's end, is the first that the journal lacks."""
 
     def doctor(found: Evidence) -> Evidence:
@@ -1179,7 +1179,7 @@ DOCTORED: list[Case] = [
         both(of_journal(lost_trades), tainted_as_lost),
         {"O11 hole not filled"},
     ),
-    ("the market falls silent before the end", unheard(11_000), {"O11 market silent"}),
+    ("the market falls silent before the end", not_heard(11_000), {"O11 market silent"}),
     ("trades are heard 70 s late", of_journal(heard_late), {"O11 trades late"}),
     ("an entry on a tainted bar", on_a_tainted_bar, {"O11 bar differs", "O11 entry on a tainted bar"}),
     ("a trade is not the tape's", another_price, {"O11 trade differs", "O11 not tainted"}),
@@ -1329,7 +1329,7 @@ SILENT: list[tuple[str, Doctor]] = [
         "trades that were lost and are refused, in bars that say so",
         both(of_journal(lost_trades), tainted_as_lost, pages_refused),
     ),
-    ("a market that is not heard in the last 9 s", unheard(9_000)),
+    ("a market that is not heard in the last 9 s", not_heard(9_000)),
     ("trades that are heard 70 s late under faults", both(of_journal(heard_late), struck("cut"))),
     ("a refusal while a cancel is on its way", refused_after_cancel(1_000)),
     ("a refusal before faults have stopped", both(at_the_end("Refusal", 30_000, **REFUSED), struck("cut"))),
