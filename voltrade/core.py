@@ -265,9 +265,9 @@ class TradingCore:
         return account_state(self._books, self.symbol_states, self._wallet)
 
     def _on_resume_state(self, event: ResumeState) -> list[Output]:
-        states = self.symbol_states
-        restore_account(self._books, states, self._wallet, self.config.risk, event.state, self.time)
-        return []
+        states, settings = self.symbol_states, self.config.risk
+        unread = restore_account(self._books, states, self._wallet, settings, event.state, self.time)
+        return self._on_operator(Operator(self.time, "caretake", unread)) if unread else []
 
     def _on_bar_resume_point(self, point: BarResumePoint) -> list[Output]:
         self.symbol_states[point.symbol].pipeline.continue_from(point)

@@ -47,12 +47,12 @@ from voltrade.orders.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.orders.records import BooksEvent
 from voltrade.orders.saved_orders import open_position_state, restore_open_position
 from voltrade.orders.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
-from voltrade.risk import Gate
+from voltrade.risk import Gate, whole
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
 
 VERSION = 5
-"""Version of the saved state."""
+"""Version of the saved state. One of an earlier version is read by its names: what means something else has another."""
 
 REALISED_TOLERANCE = 100
 """Largest difference between the exchange's profit of a fill and ours without an alert, money."""
@@ -66,7 +66,7 @@ _OUTCOMES = {
 }
 FOREIGN_LOTS_AFTER_SNAPSHOTS = 5
 """After this many snapshots in a row with lots that our fills don't explain, these lots count as foreign."""
-_ABSENT_CODES = (-2013, -2011, -20124)
+_ABSENT_CODES = (-2013, -20124)
 
 
 def _state_number(status: str) -> int:
@@ -713,18 +713,21 @@ class OrderMonitor:
     def restore(self, state: Mapping[str, Any], time: int) -> None:
         """Restore a saved state: the open position with its orders, each of which is looked up if it can still act.
 
+        A state of an earlier version is read by its names; it is refused where it lacks one.
+
         Raises:
-            DataError: the state isn't one that `state` returned.
+            DataError: the state isn't one that `state` returned, or is of a later version; nothing is changed then.
         """
         try:
-            if state["version"] != VERSION:
-                raise DataError(f"orders: version of the saved state must be {VERSION}, was {state['version']!r}")
-            self._row["round_trips"] = int(state["round_trips"])
-            self.halt_reason = str(state["halt_reason"])
-            self._check.agreed_trade_id = self._check.listed_trade_id = int(state["agreed_trade_id"])
-            self._check.agreed_position = int(state["agreed_position"])
-            self._check.has_agreed = bool(state["has_agreed"])
-            if saved := state["open_position"]:
+            if not 0 < whole(state["version"]) <= VERSION:
+                raise DataError(f"orders: version of the saved state must be {VERSION} or less, was {state['version']}")
+            trips, halt_reason = int(state["round_trips"]), str(state["halt_reason"])
+            trade_id, position = int(state["agreed_trade_id"]), int(state["agreed_position"])
+            has_agreed, saved = bool(state["has_agreed"]), state["open_position"]
+            if saved:
                 restore_open_position(self._register, self._books, self._index, saved, time)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"orders: the saved state is broken: {error!r}") from None
+        self._row["round_trips"], self.halt_reason = trips, halt_reason
+        self._check.agreed_trade_id = self._check.listed_trade_id = trade_id
+        self._check.agreed_position, self._check.has_agreed = position, has_agreed

@@ -462,7 +462,9 @@ RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY", "ON_HOLD")
 `flatten` closes the position and pauses, and puts no rule in force. ON_HOLD isn't the mode HALTED: other rules lead to
 that mode too, and `reduce` doesn't."""
 
-_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _ON_HOLD = range(5)
+_DAILY_LOSS, _DRAWDOWN, _LOSING_STREAK, _TRADES_PER_DAY, _ON_HOLD = range(len(RULES))
+RULE_COUNT, MEASURED_COUNT = len(RULES), _ON_HOLD
+"""How many rules there are, and how many have a measure: all before ON_HOLD, those of money first."""
 
 ACTIONS: tuple[BreakerAction, ...] = ("block", "cancel", "flatten")
 RESUMPTIONS: tuple[Resume, ...] = ("next_utc_day", "after_seconds", "person")
@@ -480,7 +482,7 @@ CONFIRMED_MS = 3_000
 BREAKER_STATE = record_dtype(
     [
         ("day", np.int64),  # days since 1970 UTC
-        ("day_equity", np.int64),  # equity at 00:00 UTC, or the rule's release, plus transfers since
+        ("day_equity", np.int64),  # equity at 00:00 UTC, the first start or the rule's release, plus transfers since
         ("equity", np.int64),  # latest equity, money
         ("peak", np.int64),  # highest equity, adjusted for transfers, money
         ("above_since", np.int64),  # since when equities at last prices are above the peak, ms; 0 where they aren't
@@ -493,6 +495,9 @@ BREAKER_STATE = record_dtype(
     ]
 )
 
+MUST_BE_SAVED = ("day", "day_equity", "equity", "peak")
+"""Fields without which a saved state is refused: nothing else tells how much of the limits on money is used."""
+
 BREAKER_HOLDS = record_dtype(  # one row for each rule
     [
         ("in_force", np.bool_),
@@ -503,7 +508,7 @@ BREAKER_HOLDS = record_dtype(  # one row for each rule
     ]
 )
 
-BREAKER_RULES = record_dtype(  # one row for each of the four measured rules
+BREAKER_RULES = record_dtype(  # one row for each measured rule
     [
         ("capital", np.int64),  # money
         ("limit", np.int64),  # 1e-8 of capital for rules of equity, else a count
@@ -515,8 +520,8 @@ BREAKER_RULES = record_dtype(  # one row for each of the four measured rules
 
 
 def breaker_rules_of(settings: RiskSettings) -> Rows:
-    """Return the four rows of BREAKER_RULES that follow from the settings."""
-    rules = np.zeros(4, BREAKER_RULES)
+    """Return the rows of BREAKER_RULES that follow from the settings."""
+    rules = np.zeros(MEASURED_COUNT, BREAKER_RULES)
     rules["capital"] = int(settings.capital * MONEY)
     rules["pause_ms"] = milliseconds(settings.resume_after_s)
     chosen: list[tuple[int, BreakerAction, Resume]] = [
@@ -596,7 +601,7 @@ def _release_rule(state: Rows, holds: Rows, rule: int) -> None:
 def _release_due_rules(state: Rows, holds: Rows, time: int, by_operator: bool) -> int:
     """Release the rules whose time is reached, or those that wait for the operator; return them as bits."""
     released = 0
-    for rule in range(5):
+    for rule in range(RULE_COUNT):
         hold = holds[rule]
         due = hold["release_at"] == NEVER if by_operator else hold["release_at"] <= time
         if hold["in_force"] and due:
@@ -682,7 +687,7 @@ def _is_confirmed(state: Rows, holds: Rows, rule: int, event: int, time: int) ->
 def _trip(state: Rows, holds: Rows, rules: Rows, event: int, time: int) -> int:
     """Trip the rules whose measure reached its limit; return them as bits."""
     tripped = 0
-    for rule in range(4):
+    for rule in range(MEASURED_COUNT):
         hold, setting = holds[rule], rules[rule]
         measure = breaker_measure(state, rule)
         spent = rule >= _LOSING_STREAK and measure <= hold["released_measure"]
@@ -706,7 +711,7 @@ def _trip(state: Rows, holds: Rows, rules: Rows, event: int, time: int) -> int:
 
 @compiled
 def breaker_step(state: Rows, holds: Rows, rules: Rows, event: int, time: int, amount: int) -> int:
-    """Process an event; return the rules that tripped as bits 0-4, and the rules that were released as bits 8-12."""
+    """Process an event; return the rules that tripped as bits from 0, and those that were released as bits from 8."""
     _roll_day(state, holds, time)
     released = _release_due_rules(state, holds, time, False)
     if event == RESUME:
@@ -727,7 +732,7 @@ _ACTIVE, _REDUCING, _HALTED = range(3)
 def breaker_mode(holds: Rows) -> int:
     """Return the mode that follows from the rules in force, as an index into MODES."""
     mode = _ACTIVE
-    for rule in range(5):
+    for rule in range(RULE_COUNT):
         hold = holds[rule]
         if hold["in_force"]:
             waits_for_operator = hold["release_at"] == NEVER and not (rule == _ON_HOLD and hold["action"] == 0)
@@ -750,7 +755,7 @@ def equity_floor(state: Rows, holds: Rows, rules: Rows) -> int:
     A new peak of equity changes it. NEVER means that any valuation may trip a rule.
     """
     now, least = state[0], -NEVER
-    for rule in range(4):
+    for rule in range(MEASURED_COUNT):
         measure, limit = breaker_measure(state, rule), breaker_limit(state, rules, rule)
         if holds[rule]["in_force"] or (rule >= _LOSING_STREAK and measure <= holds[rule]["released_measure"]):
             continue
@@ -785,7 +790,7 @@ def fill_breaker(inputs: Rows, state: Rows, holds: Rows, rules: Rows) -> None:
 def breaker_next_due(holds: Rows) -> int:
     """Return when the next rule is released without the operator, ms; NEVER if none is."""
     due = NEVER
-    for rule in range(5):
+    for rule in range(RULE_COUNT):
         if holds[rule]["in_force"]:
             due = min(due, holds[rule]["release_at"])
     return int(due)
@@ -842,7 +847,7 @@ class CircuitBreaker:
         `rows` are the arrays to use for state, holds and rules; None means new ones.
         """
         made: tuple[Rows, Rows, Rows]
-        made = np.zeros(1, BREAKER_STATE), np.zeros(len(RULES), BREAKER_HOLDS), np.zeros(4, BREAKER_RULES)
+        made = np.zeros(1, BREAKER_STATE), np.zeros(len(RULES), BREAKER_HOLDS), np.zeros(MEASURED_COUNT, BREAKER_RULES)
         self._state, self._holds, self._rules = rows or made
         self._rules[:] = breaker_rules_of(settings)
         self._holds["release_at"] = NEVER
@@ -898,22 +903,57 @@ class CircuitBreaker:
     ) -> CircuitBreaker:
         """Create a breaker from a saved state and settings; this resets no measure and releases no rule.
 
+        A rule or field that the state lacks, since it is newer, begins as in a new breaker. Names that aren't known are
+        left aside; where one is a rule in force, the operator must resume. `unlike` tells of both.
+
         Raises:
-            DataError: the state is not a result of `state`.
+            DataError: the state is not a result of `state`, or lacks what nothing stands for; no row is changed then.
         """
-        breaker = cls(settings, 0, 0, rows)
         try:
-            for name in BREAKER_STATE.names or ():
-                breaker._state[0][name] = whole(state[name])
+            measured = {name: whole(state[name]) for name in MUST_BE_SAVED}
+            breaker, saved = cls(settings, 0, measured["equity"]), state["holds"]
+            _read_named(breaker._state[0], BREAKER_STATE, state)
+            _read_named(breaker._holds[_ON_HOLD], BREAKER_HOLDS, saved["ON_HOLD"])
             for code, hold in zip(RULES, breaker._holds, strict=True):
-                for name in BREAKER_HOLDS.names or ():
-                    hold[name] = whole(state["holds"][code][name])
+                _read_named(hold, BREAKER_HOLDS, saved.get(code, {}))
                 if not 0 <= hold["action"] < len(ACTIONS):
                     raise ValueError(f"action of {code} was {hold['action']}")
-            breaker.reason = str(state["reason"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            is_held = any(hold["in_force"] for code, hold in saved.items() if code not in RULES)
+            reason = str(state.get("reason", ""))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"circuit breaker: the saved state is broken: {error!r}") from None
+        if is_held and not breaker._holds[_ON_HOLD]["in_force"]:
+            uncompiled(_put_on_hold)(breaker._holds, ACTIONS.index("block"))
+        breaker._use(rows)
+        breaker.reason = reason
         return breaker
+
+    def _use(self, rows: tuple[Rows, Rows, Rows] | None) -> None:
+        """Keep the state in these rows from now on; None leaves it in its own."""
+        if rows is not None:
+            for given, own in zip(rows, (self._state, self._holds, self._rules), strict=True):
+                given[:] = own
+            self._state, self._holds, self._rules = rows
+
+    @staticmethod
+    def unlike(state: Mapping[str, Any]) -> str:
+        """Return which names a saved state lacks, and which are not known here; empty where it has just ours."""
+        holds = state["holds"]
+        known = {*(BREAKER_STATE.names or ()), "holds", "reason", *RULES}
+        named = {*state, *holds}
+        for code in set(RULES) & set(holds):
+            known |= {f"{code}.{name}" for name in BREAKER_HOLDS.names or ()}
+            named |= {f"{code}.{name}" for name in holds[code]}
+        new = f"begins anew, since the saved state lacks it: {', '.join(sorted(known - named))}"
+        old = f"left aside, since it isn't known here: {', '.join(sorted(named - known))}"
+        return "; ".join(text for text, differs in ((new, known - named), (old, named - known)) if differs)
+
+
+def _read_named(row: Rows, kind: np.dtype[Any], saved: Mapping[str, Any]) -> None:
+    """Read the fields of a row that a saved state has; the others keep their values."""
+    for name in kind.names or ():
+        if name in saved:
+            row[name] = whole(saved[name])
 
 
 def whole(value: object) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from voltrade.config import RiskSettings
@@ -13,6 +14,12 @@ from voltrade.orders.saved_orders import Scale, scaled_orders
 from voltrade.risk import CircuitBreaker
 from voltrade.symbol_state import SymbolState
 from voltrade.wallet_check import WalletCheck
+
+STATE_UNREAD = "STATE_UNREAD"
+"""Begins the reason of a caretaker whose saved state can't be read, or a part of it."""
+
+BROKEN = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What is raised by a state that `account_state` didn't return, or did before names or values were changed."""
 
 
 def account_state(
@@ -50,8 +57,11 @@ def restore_account(
     settings: RiskSettings,
     text: str,
     time: int,
-) -> None:
+) -> str:
     """Go on from where the account's last run ended: its limits, streaks, cooldowns, and open positions.
+
+    What can't be read is left as in a new account: its balance and limits together, or all of a symbol. Return why;
+    the caller must let nothing be entered then, since limits may be used, and positions open, that aren't known.
 
     Args:
         books: the account's records, new.
@@ -62,30 +72,56 @@ def restore_account(
         time: now, ms.
 
     Raises:
-        DataError: the state isn't one that `account_state` returned, has a position in a symbol not traded here, or
-            counts in a finer tick or step than this run.
+        DataError: the state has a position in a symbol that isn't traded here.
     """
     try:
         state = json.loads(text)
         saved = state["symbol_states"]
         others = [symbol for symbol in saved if symbol not in symbol_states]
-        if any(saved[symbol]["orders"]["open_position"] for symbol in others):
-            raise DataError(f"account: the last run holds a position in {', '.join(others)}, which isn't traded here")
-        books.account["wallet"], books.account["is_open"] = int(state["wallet"]), True
-        wallet.restore(state["wallet_check"])
-        books.breaker = CircuitBreaker.restore(settings, state["breaker"], books.breaker_rows)
-        for symbol, symbol_state in symbol_states.items():
-            if symbol in saved:
-                _restore_symbol(books, symbol_state, saved[symbol], time)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"account: the saved state is broken: {error!r}") from None
+        held = [symbol for symbol in others if saved[symbol]["orders"]["open_position"]]
+    except BROKEN as error:
+        return f"{STATE_UNREAD}: account: the saved state is broken: {error!r}"
+    if held:
+        raise DataError(f"account: the last run holds a position in {', '.join(others)}, which isn't traded here")
+    parts = [partial(_restore_money, books, wallet, settings, state)]
+    parts += [
+        partial(_restore_symbol, books, symbol_state, saved[symbol], time)
+        for symbol, symbol_state in symbol_states.items()
+        if symbol in saved
+    ]
+    unread = "; ".join(why for part in parts if (why := _unread(part)))
+    return f"{STATE_UNREAD}: {unread}" if unread else ""
+
+
+def _unread(part: Callable[[], None]) -> str:
+    """Restore a part of a saved state; return why it can't be read, and empty if it was."""
+    try:
+        part()
+    except DataError as error:
+        return str(error)
+    except BROKEN as error:
+        return f"account: the saved state is broken: {error!r}"
+    return ""
+
+
+def _restore_money(books: AccountBooks, wallet: WalletCheck, settings: RiskSettings, state: Mapping[str, Any]) -> None:
+    """Restore balance and limits, the breaker last, since a core without one takes the balance from the exchange."""
+    balance = int(state["wallet"])
+    wallet.restore(state["wallet_check"])
+    books.breaker = CircuitBreaker.restore(settings, state["breaker"], books.breaker_rows)
+    books.account["wallet"], books.account["is_open"] = balance, True
 
 
 def _restore_symbol(books: AccountBooks, symbol_state: SymbolState, saved: Mapping[str, Any], time: int) -> None:
     row, bars = books.symbols[symbol_state.index], symbol_state.pipeline.count
     scale = Scale.between(saved, symbol_state.instrument)
-    row["quantity"], row["cost"] = scale.lots * int(saved["quantity"]), int(saved["cost"])
-    row["last_exit_time"] = int(saved["last_exit_time"])
-    row["last_exit_bar"] = bars - int(saved["bars_since_exit"])
-    row["opened_at_bar"] = bars - int(saved["bars_held"])
+    read = {
+        "quantity": scale.lots * int(saved["quantity"]),
+        "cost": int(saved["cost"]),
+        "last_exit_time": int(saved["last_exit_time"]),
+        "last_exit_bar": bars - int(saved["bars_since_exit"]),
+        "opened_at_bar": bars - int(saved["bars_held"]),
+    }
     symbol_state.monitor.restore(scaled_orders(saved["orders"], scale), time)
+    for name, value in read.items():
+        row[name] = value

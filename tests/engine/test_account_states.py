@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from support.builders import an_instrument
 from support.fake_binance import EXCHANGE_INFO, KEY, SECRET, Asked, FakeBinance, Say, error
 
 from voltrade.__main__ import main
 from voltrade.config import Config
+from voltrade.core import TradingCore
 from voltrade.engine import modes
 from voltrade.engine.checks import Check, refused
 from voltrade.engine.demo_check import check
@@ -33,8 +35,8 @@ from voltrade.engine.permission import confirmation_text
 from voltrade.errors import SessionError
 from voltrade.exchange.binance import LIVE, Endpoint
 from voltrade.exchange.credentials import Credentials
-from voltrade.model import MONEY
-from voltrade.risk import CircuitBreaker
+from voltrade.model import MONEY, PositionReport, Snapshot
+from voltrade.orders.records import OrderRow, PositionRow
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import accounts_home, file_name
 
@@ -188,7 +190,7 @@ STATES: dict[str, tuple[State, dict[str, Any], str]] = {
     "a flat account at the settings": (lambda a: None, {}, ""),
     "more than the capital": (lambda a: a.holds(held("USDT", "25000")), {}, ""),
     "other assets beside it": (lambda a: a.holds(held("USDT", "10000"), held("BNB", "1.5")), {}, ""),
-    "a stop of our last session": (lambda a: a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")]), {}, ""),
+    "a stop of an earlier session": (lambda a: a.orders(algos=[an_algo("BTCUSDT", "vt-x-1s1")]), {}, ""),
     "what our last session left": (lambda a: a.position("0.004"), {"left": 4}, ""),
     "what it left, and its margin": (
         lambda a: (a.holds(held("USDT", "10000", "9940")), a.position("0.004")), {"left": 4}, ""),
@@ -347,13 +349,20 @@ def demo(**parameters: Any) -> Config:
 
 
 def leave_position(
-    fake: FakeBinance, lots: int, run: Path, entry: int = 0, step: str = "0.001", mode: str = "live"
+    fake: FakeBinance,
+    lots: int,
+    run: Path,
+    entry: int = 0,
+    step: str = "0.001",
+    mode: str = "live",
+    edit: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
 ) -> None:
     """Save in the ledger what the account's last session left: signed lots, and those of an entry on its way."""
     ledger = Ledger.open(accounts_home(os.environ), f"{fake.rest} sgTest", mode, run)
     ledger.begin("monday", run, None)
-    breaker = CircuitBreaker(Config().risk, now(), 10_000 * MONEY).state()
     sent = {
+        **{name: "" if "reason" in name else 0 for name in OrderRow._fields},
+        **{"id": "vt-monday", "text": ""},
         "purpose": "e",
         "state": "PENDING_SUBMIT",
         "side": 1 if entry > 0 else -1,
@@ -361,9 +370,16 @@ def leave_position(
         "filled": 0,
     }
     done = {**sent, "state": "FILLED", "quantity": 90, "filled": 90}
-    orders = {"open_position": {"orders": [sent, done, {**sent, "purpose": "s"}]}} if entry else {"open_position": None}
-    saved = {"quantity": lots, "orders": orders, "step_size": step}
-    ledger.save_final_state("head", {"symbol_states": {"BTCUSDT": saved}, "breaker": breaker})
+    position = {name: "" if "reason" in name else 0 for name in PositionRow._fields}
+    opened = {"position": position, "orders": [sent, done, {**sent, "purpose": "s"}]}
+    opened |= {"entry_trade_ids": [], "exit_trade_ids": []}
+    core = TradingCore(demo(), replace(an_instrument(), step_size=Decimal(step)), "monday")
+    flat = PositionReport("BTCUSDT", 0, "0", 0, 5, "isolated")
+    core.handle(Snapshot(now(), "BTCUSDT", 10_000 * MONEY, 0, 50_000, 20_000, 5, "isolated", False, flat))
+    state = json.loads(json.dumps(core.state()))
+    state["symbol_states"]["BTCUSDT"] |= {"quantity": lots}
+    state["symbol_states"]["BTCUSDT"]["orders"] |= {"open_position": opened if entry else None}
+    ledger.save_final_state("head", edit(state))
     ledger.close()
 
 
@@ -419,6 +435,41 @@ def test_demo_lets_the_same_states_pass_but_asks_for_no_rights_of_the_key(
     assert not [row for row in record.get("checks", ()) if row["item"] in ("key rights", "demo check")]
     assert not [asked for asked in fake.asked if "sapi" in asked.path]
     assert changed(fake) == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda state: state | {"breaker": {}}, "circuit breaker: the saved state is broken"),
+        (lambda state: {}, "account: the saved state is broken"),
+        (None, "version must be 5 or less, was 99"),
+    ],
+)
+@pytest.mark.parametrize("held", ["0", "0.004"])
+def test_a_saved_state_that_cannot_be_read_is_a_row_and_a_position_is_looked_after(
+    held: str, edit: Any, why: str, fake: FakeBinance, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither are the limits begun afresh by silence, nor is a position left to its resting stop alone."""
+    Account(fake).position(held)
+    leave_position(fake, 4, run, edit=edit or (lambda state: state))
+    if edit is None:
+        [path] = accounts_home(os.environ).glob("*.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
+    caretakers: list[str] = []
+
+    def begin(engine: Engine, *_: Any) -> NoReturn:
+        caretakers.append(engine.caretaker)
+        stop_here()
+
+    monkeypatch.setattr(Engine, "_begin", begin)
+    record = start(run, live())
+    assert (record["error"] == PASSED) == (held != "0")
+    said = caretakers[0] if caretakers else record["error"]
+    assert "saved state: " in said
+    assert why in said
+    assert "give up the limits and streaks" in said
+    [row] = [Check.of(row) for row in record["checks"] if row["item"] == "saved state"]
+    assert row.mark == "!!"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from voltrade.engine.account_history import last_final_state
 from voltrade.errors import JournalError, SessionError
 from voltrade.journal import Journal, last_row
 from voltrade.runs.ledger import Ledger
@@ -124,32 +126,68 @@ def test_exchanges_accounts_and_modes_have_ledgers_of_their_own(tmp_path: Path) 
     assert (tmp_path / "accounts").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_ledger_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
-    """Its fields have other names, too; that is not what a person should read of it."""
+def test_a_ledger_of_an_earlier_version_is_read_by_its_names(tmp_path: Path) -> None:
     ledger = open_one(tmp_path)
     ledger.begin("id", tmp_path, None)
+    ledger.save_final_state("head", {"wallet": 1})
     ledger.close()
     [path] = tmp_path.glob("*.json")
-    earlier = {"version": 1, "account": "account", "mode": "live", "run": "id", "folder": "", "left": None, "after": ""}
+    earlier = json.loads(path.read_text()) | {"version": VERSION - 1, "dropped": 5}
+    del earlier["previous_run"]
     path.write_text(json.dumps(earlier))
-    with pytest.raises(SessionError, match=f"version must be {VERSION}, was 1"):
-        open_one(tmp_path)
-    assert json.loads(path.read_text()) == earlier
+    ledger = open_one(tmp_path)
+    assert ledger.record is not None
+    assert (ledger.unread, ledger.record.version) == ("", VERSION)
+    assert ledger.record.final_state == FinalState("id", "head", {"wallet": 1})
+    ledger.close()
 
 
-def test_a_broken_ledger_is_refused_and_let_go_of(tmp_path: Path) -> None:
+def test_a_ledger_that_cannot_be_read_is_told_and_kept_beside_the_next(tmp_path: Path) -> None:
+    """The next session is refused, or looks after a position; what the ledger says is lost in neither case."""
     ledger = open_one(tmp_path)
     ledger.begin("id", tmp_path, None)
     ledger.close()
     [path] = tmp_path.glob("*.json")
     whole = path.read_text()
-    another = {"version": VERSION + 1, "account": "another", "mode": "demo", "run": 5, "extra": ""}
-    changed = [json.dumps(json.loads(whole) | {name: value}) for name, value in another.items()]
-    for text in (whole[:-3], "", "[]", *changed):
+    earlier = {"version": 1, "account": "account", "mode": "live", "run": "id", "folder": "", "left": None, "after": ""}
+    changed = [json.dumps(json.loads(whole) | one) for one in ({"version": VERSION + 1}, {"run": 5}, {"extra": ""})]
+    for text in (whole[:-3], "", "[]", json.dumps(earlier), *changed):
         path.write_text(text)
-        for _ in range(2):  # the lock is not kept
-            with pytest.raises(SessionError, match=r"must be an account's ledger|must be .*, was"):
-                open_one(tmp_path)
+        ledger = open_one(tmp_path)
+        assert ledger.record is None
+        assert re.search(r"must be an account's ledger|version must be .* or less, was", ledger.unread)
+        assert last_final_state(ledger, "next", tmp_path) == FinalState("", "", {})
+        with pytest.raises(SessionError, match="give up the limits"):  # whose rows were noted last isn't known
+            ledger.check_run("id", tmp_path, is_new=False)
+        assert (path.read_text(), ledger.check_run("next", tmp_path, is_new=True)) == (text, "")
+        ledger.begin("next", tmp_path, FinalState("", "", {}))
+        assert (path.with_suffix(".unread").read_text(), ledger.unread) == (text, "")
+        ledger.close()
+
+
+def test_the_owner_of_an_account_whose_ledger_cannot_be_read_looks_after_it(tmp_path: Path) -> None:
+    ledger = open_one(tmp_path)
+    ledger.begin("id", tmp_path, None)
+    ledger.note_position(3, "head")
+    ledger.close()
+    [path] = tmp_path.glob("*.json")
+    path.write_text("")
+    ledger = open_one(tmp_path)
+    assert "must be an account's ledger" in ledger.check_run("id", tmp_path, is_new=False)
+    ledger.close()
+
+
+@pytest.mark.parametrize(("name", "value"), [("account", "another"), ("mode", "demo")])
+def test_the_ledger_of_another_account_is_refused_and_let_go_of(tmp_path: Path, name: str, value: str) -> None:
+    ledger = open_one(tmp_path)
+    ledger.begin("id", tmp_path, None)
+    ledger.close()
+    [path] = tmp_path.glob("*.json")
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | {name: value}))
+    for _ in range(2):  # the lock is not kept
+        with pytest.raises(SessionError, match=f"{name} must be .*, was"):
+            open_one(tmp_path)
     path.write_text(whole)
     open_one(tmp_path).close()
 

@@ -491,7 +491,7 @@ def test_an_entry_that_executes_while_a_breaker_rule_flattens_is_closed() -> Non
 
 
 @pytest.mark.parametrize("action", ["halt", "reduce", "flatten", "pause"])
-def test_commands_before_an_account_is_taken_over_are_kept_too(action: Any) -> None:
+def test_commands_before_an_account_is_carried_out_over_are_kept_too(action: Any) -> None:
     """Fault case F5: what the last run left in hand is what `flatten` is for."""
     last = a_core()
     a_position(last)
@@ -503,6 +503,45 @@ def test_commands_before_an_account_is_taken_over_are_kept_too(action: Any) -> N
     assert core.breaker.mode == {"halt": "HALTED", "reduce": "REDUCING"}.get(action, "ACTIVE")
     exits = [o for o in outputs if isinstance(o, OrderIntent) and o.purpose is Purpose.EXIT]
     assert [(o.order.quantity, o.reason) for o in exits] == ([(10, "now")] if action == "flatten" else [])
+
+
+def _saved(**changed: Any) -> dict[str, Any]:
+    """The state of a core with a position of 10 lots, with other orders or breaker."""
+    last = a_core()
+    a_position(last)
+    saved = last.state()
+    assert saved is not None
+    saved["symbol_states"]["BTCUSDT"]["orders"] |= changed.pop("orders", {})
+    return saved | changed
+
+
+@pytest.mark.parametrize(
+    ("saved", "lots", "why"),
+    [
+        (_saved(), 10, ""),
+        (_saved(breaker={}), 10, "circuit breaker: the saved state is broken"),
+        (_saved(wallet_check={}), 10, "account: the saved state is broken"),
+        (_saved(orders={"version": 99}), 0, "orders: version of the saved state must be"),
+        (_saved(orders={"open_position": {"position": {}}}), 0, "orders: the saved state is broken"),
+        ({}, 0, "account: the saved state is broken"),
+    ],
+)
+def test_what_of_a_saved_state_cannot_be_read_lets_nothing_be_entered_until_a_person_resumes(
+    saved: dict[str, Any], lots: int, why: str
+) -> None:
+    """Limits that may be used aren't begun afresh by silence, and what can be read of the position is kept."""
+    core = a_core()
+    _, outputs = core.handle(ResumeState(6, json.dumps(saved), ""))
+    assert [o.text for o in outputs if isinstance(o, Alert) and f"STATE_UNREAD: {why}" in o.text] == [
+        o.text for o in outputs if isinstance(o, Alert)
+    ]
+    assert bool(outputs) == bool(why)
+    core.handle(a_snapshot(7, position=10))
+    assert core.breaker is not None
+    assert (core.breaker.mode, core.breaker.codes) == (("REDUCING", ("ON_HOLD",)) if why else ("ACTIVE", ()))
+    assert [each.monitor.position for each in core.symbol_states.values()] == [lots]
+    core.handle(Operator(8, "resume", "looked at it"))
+    assert core.breaker.mode == "ACTIVE"
 
 
 @pytest.mark.parametrize("action", ["flatten", "protect", "pause"])

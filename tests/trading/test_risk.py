@@ -668,9 +668,38 @@ def test_a_state_that_is_none_is_refused():
         {**state, "peak": None},
         {**state, "holds": {}},
         {**state, "peak": 2**64},
+        {name: state[name] for name in state if name != "day_equity"},
+        {**state, "holds": {**state["holds"], "DRAWDOWN": {**state["holds"]["DRAWDOWN"], "action": 3}}},
     ):
         with pytest.raises(DataError, match="circuit breaker"):
             CircuitBreaker.restore(RiskSettings(), broken)
+
+
+def test_a_rule_and_a_field_that_a_saved_state_lacks_have_measured_nothing():
+    breaker = a_breaker(max_trades_per_day=5)
+    begin(breaker, 5)
+    breaker.on_equity(NOON, 9_800 * MONEY)
+    saved = breaker.state()
+    del saved["holds"]["TRADES_PER_DAY"], saved["earlier"], saved["holds"]["DRAWDOWN"]["beyond_since"]
+    again = CircuitBreaker.restore(RiskSettings(max_trades_per_day=6), saved)
+    assert (again.codes, again.distances()["DAILY_LOSS"]) == ((), (200 * MONEY, 300 * MONEY))
+    assert again.state()["earlier"] == 9_800 * MONEY
+    assert CircuitBreaker.unlike(saved) == (
+        "begins anew, since the saved state lacks it: DRAWDOWN.beyond_since, TRADES_PER_DAY, earlier"
+    )
+    assert CircuitBreaker.unlike(breaker.state()) == ""
+
+
+@pytest.mark.parametrize(("in_force", "mode"), [(0, "ACTIVE"), (1, "REDUCING")])
+def test_a_rule_that_is_not_known_here_is_told_and_waits_for_the_operator_where_it_is_in_force(in_force, mode):
+    saved = a_breaker().state()
+    saved["holds"]["TOO_MANY_REFUSALS"] = {**saved["holds"]["ON_HOLD"], "in_force": in_force}
+    saved["slope"] = 3
+    again = CircuitBreaker.restore(RiskSettings(), saved)
+    assert again.mode == mode
+    assert CircuitBreaker.unlike(saved) == "left aside, since it isn't known here: TOO_MANY_REFUSALS, slope"
+    again.apply_event(risk.RESUME, NOON)
+    assert again.mode == "ACTIVE"
 
 
 def test_rules_that_overlap_each_let_go_by_their_own_rule():

@@ -63,7 +63,7 @@ async def account_checks(
         assets(facts),
         wallet(snapshot, config),
         position(facts.positions.get(instrument.symbol, Decimal(0)), instrument, last),
-        open_orders(facts, instrument.symbol),
+        open_orders(facts, instrument.symbol, last),
         others(facts, instrument.symbol),
     ]
 
@@ -178,12 +178,17 @@ def wallet(snapshot: Snapshot, config: Config) -> Check:
 def position(held: Decimal, instrument: Instrument, last: FinalState | None) -> Check:
     """Return the row about the symbol's position: flat, or what the account's last run left, or a part of it.
 
-    More on the same side is the last run's too, as far as anybody knows, so that a session must look after it.
+    More on the same side is the last run's too, as far as anybody knows, so that a session must look after it; and so
+    is any position where what the last run left can't be read.
     """
-    most = _most_left(instrument, last)
+    try:
+        most = _most_left(instrument, last)
+        left = f"the {most:f} that the last session left"
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        most, left = held, "what the last session left, which can't be read"
     is_ours = held * most > 0
     ok = held == 0 or (is_ours and abs(held) <= abs(most))
-    wanted = f"flat, or at most the {most:f} that the last session left: close it at Binance, in the app"
+    wanted = f"flat, or at most {left}: close it at Binance, in the app"
     return Check("position", f"{held:f} {instrument.base_asset}", wanted, ok, is_ours)
 
 
@@ -191,22 +196,46 @@ def _most_left(instrument: Instrument, last: FinalState | None) -> Decimal:
     """Return the most that the account's last run can have left, signed: its entries may have filled.
 
     Its quantities are in the step that it counted in.
+
+    Raises:
+        ArithmeticError, AttributeError, KeyError, TypeError, ValueError: The state can't be read.
     """
-    state = last.state if last is not None else None
-    saved = (state or {}).get("symbol_states", {}).get(instrument.symbol, {})
-    opened = (saved.get("orders") or {}).get("open_position") or {"orders": []}
+    if last is None or last.state is None or instrument.symbol not in (symbols := last.state["symbol_states"]):
+        return Decimal()
+    saved = symbols[instrument.symbol]
+    opened = saved["orders"]["open_position"] or {"orders": []}
     entries = [order for order in opened["orders"] if order["purpose"] == Purpose.ENTRY and order["state"] not in DONE]
     unfilled = (int(each["side"] * (each["quantity"] - each["filled"])) for each in entries)
     step = Decimal(saved.get("step_size", instrument.step_size))
-    return (int(saved.get("quantity", 0)) + sum(unfilled)) * step
+    return (int(saved["quantity"]) + sum(unfilled)) * step
 
 
-def open_orders(facts: AccountFacts, symbol: str) -> Check:
-    """Return the row about open orders of the symbol: those of another program or person prevent the start."""
+def open_orders(facts: AccountFacts, symbol: str, last: FinalState | None) -> Check:
+    """Return the row about open orders of the symbol: those of another program or person prevent the start.
+
+    Ours which the last session doesn't know, such as one that an earlier one left behind, are told: for a session they
+    aren't its own, so that it enters nothing while they are open.
+    """
     here = [name for where, name in facts.orders if where == symbol]
     foreign = [name for name in here if not name.startswith(OUR_ORDERS)]
+    unknown = [name for name in here if name not in _orders_left(symbol, last)]
+    if not foreign and unknown:
+        found = f"{len(here)}, left by an earlier session and unknown to the last: {', '.join(unknown[:3])}"
+        return Check("open orders", found, f"known, for entries: {CANCEL_THEM}", is_warning=True)
     found = f"{len(here)}" + (f", not ours: {', '.join(foreign[:3])}" if foreign else "")
-    return Check("open orders", found, "ours only: cancel the others at Binance, in the app", not foreign)
+    return Check("open orders", found, f"ours only: {CANCEL_THEM}", not foreign)
+
+
+CANCEL_THEM = "cancel the others at Binance, in the app"
+
+
+def _orders_left(symbol: str, last: FinalState | None) -> set[str]:
+    """Return the names of the orders that the last run's state has; none where it can't be read."""
+    try:
+        opened = ((last and last.state) or {})["symbol_states"][symbol]["orders"]["open_position"] or {"orders": []}
+        return {str(order["id"]) for order in opened["orders"]}
+    except (KeyError, TypeError):
+        return set()
 
 
 def others(facts: AccountFacts, symbol: str) -> Check:

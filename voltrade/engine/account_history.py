@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+from voltrade.config import Config
+from voltrade.core import TradingCore
 from voltrade.engine.checks import Check
 from voltrade.engine.modes import Wiring
 from voltrade.engine.preflight import used_limits
 from voltrade.errors import JournalError, SessionError, VoltradeError
 from voltrade.journal import Journal
 from voltrade.live import LiveTradingSystem
-from voltrade.model import Instrument
+from voltrade.model import Alert, Instrument, ResumeState
 from voltrade.runs.ledger import Ledger
-from voltrade.runs.ledger_file import FinalState, accounts_home, file_name, read_record
+from voltrade.runs.ledger_file import NOT_READ, FinalState, accounts_home, file_name, read_record
 from voltrade.runs.replay import Replay, recover
+from voltrade.signal_engine import SignalEngine
 from voltrade.symbol_filters import common_units
+from voltrade.symbol_state import CARETAKER
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +73,7 @@ def last_final_state(ledger: Ledger | None, run: str, run_dir: Path) -> FinalSta
         SessionError: The state can't be found or rebuilt; a session must not start with unused limits instead.
     """
     if ledger is None or ledger.record is None:
-        return None
+        return NOT_READ if ledger is not None and ledger.unread else None
     last = ledger.record
     if last.final_state is not None or last.run == run:  # this run itself, killed while it began
         return last.final_state or last.resumed_from
@@ -101,9 +107,20 @@ def ledger_checks(ledger: Ledger | None, last: FinalState | None, is_new: bool, 
     if last is not None:
         found = f"run {last.run or 'unknown'}, head {last.head}"
     rows = [Check("resumes from", found)]
-    if last is not None and last.state is not None:
-        rows.append(used_limits(wiring.config, last.state, wiring.clock(), wiring.instrument.quote_asset))
-    return rows
+    if last is None or last.state is None:
+        return rows
+    time, units = wiring.clock(), wiring.instrument
+    if why := ledger.unread or unread(wiring.config, units, last.state, time):
+        wanted = f"readable: start with the version that wrote it; or {ledger.how_to_give_up}"
+        return [*rows, Check("saved state", why, wanted, ok=False)]
+    return [*rows, used_limits(wiring.config, last.state, time, units.quote_asset)]
+
+
+def unread(config: Config, instrument: Instrument, state: Mapping[str, Any], time: int) -> str:
+    """Return what of a saved state can't be read, by a core that goes on from it; empty where it can."""
+    core = TradingCore(config, instrument, "", SignalEngine(config.signals, instrument))
+    _, outputs = core.handle(ResumeState(time, json.dumps(state), ""))
+    return next((output.text for output in outputs if isinstance(output, Alert) and output.code == CARETAKER), "")
 
 
 def known_final_state(wiring: Wiring, environment: Mapping[str, str]) -> FinalState | None:

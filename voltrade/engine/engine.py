@@ -58,6 +58,7 @@ from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
 from voltrade.runs.replay import Replay, session_facts, start_row
 from voltrade.runs.run_file import JOURNAL, Record, utc_now
+from voltrade.saved_account import STATE_UNREAD
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class Engine:
         self._alarms = Alarms(self.notifier.post, self._record)
         self._heartbeat = heartbeat or Heartbeat()
         self.caretaker = self._heartbeat.caretaker
-        """Why this engine only looks after the account, without rule and entries; empty where it trades."""
+        """Why this engine only looks after the account, without rule and entries; else empty."""
         self._ballast = Ballast(run_dir)
         self._messages: SessionMessages | None = None
         self._recording: Recording | None = None
@@ -189,7 +190,8 @@ class Engine:
         if self._ledger is not None:
             self._ledger.on_write_failure = self._reduce_only
             if lost := self._ledger.check_run(self._id, self._dir, self._is_new):
-                self._is_new, self.caretaker = False, self.caretaker or f"{recovery.LOST}: {lost}"
+                why = STATE_UNREAD if self._ledger.unread else recovery.LOST
+                self._is_new, self.caretaker = False, self.caretaker or f"{why}: {lost}"
             wiring.restore_paper_account(self._ledger.folder)
 
     def _close(self) -> None:
@@ -246,8 +248,8 @@ class Engine:
     def _observer(self, wiring: Wiring, messages: SessionMessages) -> Callable[[Event | Output], None]:
         """Return a function to call with every fact: it notes commands, sends messages and records trades."""
         observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(messages), self._alarms.observe]
-        session, source = self._config.session, wiring.endpoint.rest
-        self._recording = recorder.recording_of(session, wiring.instrument, source, wiring.clock())
+        where = wiring.instrument, wiring.endpoint.rest
+        self._recording = recorder.recording_of(self._config.session, *where, wiring.clock())
         if self._recording is not None:
             observers.append(self._recording.observe)
 
@@ -409,8 +411,7 @@ class Engine:
 
     def _end(self, reason: str) -> None:
         """Write the journal's last row, then the frames from the journal, then the end into `run.json`."""
-        assert self._journal is not None
-        assert self._system is not None
+        assert self._journal is not None and self._system is not None  # noqa: PT018
         self._heartbeat.is_busy = True
         self._journal.append("End", self._system.core.time, {"reason": reason})
         self._journal.commit()

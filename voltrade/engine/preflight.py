@@ -82,7 +82,8 @@ def used_limits(config: Config, state: Mapping[str, Any], time: int, quote: str)
     breaker.advance(time)
     holding = [f"holds: {', '.join(breaker.codes)}"] if breaker.codes else []
     used = [f"{code} {distance_label(code, *far, quote)}" for code, far in breaker.distances().items() if far[0] > 0]
-    return Check("limits already used", "; ".join([*holding, *used]) or "none")
+    unlike = [text] if (text := CircuitBreaker.unlike(state["breaker"])) else []
+    return Check("limits already used", "; ".join([*holding, *used, *unlike]) or "none")
 
 
 def notifications(notifier: Notifier) -> Check:

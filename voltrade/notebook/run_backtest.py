@@ -86,8 +86,13 @@ def _trades_of(path: Path) -> tuple[History, Trades, list[str]]:
 
 def _resume_note(resumed: ResumeState) -> str:
     """Return a note about the state that a run has resumed from; a backtest starts without it."""
-    last = json.loads(resumed.state)["breaker"]
-    lost, fallen = (_amount(last[name] - last["equity"]) for name in ("day_equity", "peak"))
+    try:
+        last = json.loads(resumed.state)["breaker"]
+        lost, fallen = (_amount(last[name] - last["equity"]) for name in ("day_equity", "peak"))
+    except (KeyError, TypeError):
+        return (
+            "the run went on from an earlier one whose limits it couldn't read; the backtest begins flat with none used"
+        )
     return (
         f"the run went on from an earlier one, with its position, cooldown and limits: {last['losses']} losing round "
         f"trips in a row, {last['round_trips_today']} begun that day, {max(lost, Decimal()):,.2f} lost of the day's "

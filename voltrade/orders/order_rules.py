@@ -173,7 +173,7 @@ def on_submitted(account: Record, symbol: Record, row: int, time: int, outcome: 
         move_to(order, states.UNKNOWN)
         if not is_done(order):
             lookup(account, symbol, row, time, states.OUTCOME_UNKNOWN)
-            if order.purpose == states.ENTRY:  # an entry counts as absent only if a snapshot doesn't list it either
+            if order.purpose == states.ENTRY:  # any order counts as absent only if a snapshot lacks it; this one soon
                 schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.OUTCOME_UNKNOWN)
     elif move_to(order, states.REJECTED):
         _on_refused(account, symbol, row, time, reaction_to(code))

@@ -128,7 +128,7 @@ class Reaction(StrEnum):
 
 
 REFUSALS: tuple[tuple[Reaction, str, tuple[int, ...]], ...] = (
-    (Reaction.RETRY, "the request was never sent", (0,)),
+    (Reaction.RETRY, "the request was never sent, or a 503 without a code", (0,)),
     (Reaction.RETRY, "too many requests or orders, or an overload", (-1003, -1004, -1008, -1015)),
     (Reaction.RETRY, "late, or the clock is wrong: it is measured again", (-1021, -5028)),
     (Reaction.RETRY, "a listen key or conditional order that is gone", (-1125, -20124)),
@@ -183,8 +183,10 @@ SETTING_CODES = frozenset({-2027, -2028, -4061, -4062})
 # --- when something is tried again ---------------------------------------------------------------------------------
 
 RETRY_AFTER_MS = 1_000
-"""Pause before the first retry. Also how long a fill that an order's state reports may stay uncounted before the
-account is read, and how long a closing position may be uncovered before its stop is sent again."""
+"""Pause before the first retry of a stop, take-profit or exit. The same second is: how long a fill that an order's
+state reports may stay uncounted before the account is read, and from when on it needs cover; how long a closing
+position may be uncovered before its stop is sent again; the least pause between look-ups of an order; that before the
+look-up after a further cancel; and the first of the pauses between readings of the account, also for its wallet."""
 MAX_DOUBLINGS = 6
 """For a take-profit and for reading the account, the pause doubles after each try, at most six times: to 64 s."""
 STOP_TRIES = 3
@@ -214,7 +216,8 @@ MAX_ENTRY_FAILURES = 3
 """Trading halts after this many entries in a row that were never placed, or refused with another reaction than RETRY
 and LOOKUP. A fill begins the count anew; `resume` doesn't: the next such entry halts again."""
 CODE_NEVER_SENT, CODE_TOO_MANY_REQUESTS, CODE_TOO_LARGE = 0, -1003, -4005
-"""Codes of refusals: never sent and too many requests, which don't count as tries, and a quantity above the largest."""
+"""Codes of refusals: never sent (or a 503 without a code) and too many requests, which don't count as tries; a quantity
+above the largest."""
 TOO_LARGE_DIVISOR, MAX_EXIT_PARTS, MAX_EXIT_PARTS_PER_SECOND = 4, 8, 5
 """After a refusal as too large, an exit is sent in parts of a quarter of it, in at most MAX_EXIT_PARTS until the
 exchange's filters change; at most MAX_EXIT_PARTS_PER_SECOND are sent within a second."""

@@ -167,7 +167,7 @@ ACCOUNT = record_dtype(
         *wholes("gate_count"),  # numbers before rows: rows within a row are laid out as if they needed no alignment
         ("breaker", risk.BREAKER_STATE, (1,)),
         ("holds", risk.BREAKER_HOLDS, (len(risk.RULES),)),
-        ("breaker_rules", risk.BREAKER_RULES, (4,)),
+        ("breaker_rules", risk.BREAKER_RULES, (risk.MEASURED_COUNT,)),
         ("gate_rules", np.int64, (32,)),  # for each gate the number of its breaker rule, -1 for none
         ("outputs", OUTPUT, (256,)),
         ("trips", TRIP, (16,)),
@@ -199,7 +199,7 @@ NO_SYMBOL = 1
 """Code of a FUNDED event: which symbol has paid isn't known."""
 
 HAS_ORDER, HAS_ALGO = 1, 2
-"""Bits of `Event.updates`: the reply carries the state of an ordinary order, of a conditional one, or both."""
+"""Bits of `BooksEvent.updates`: the reply carries the state of an ordinary order, of a conditional one, or both."""
 
 
 class BooksEvent(NamedTuple):
@@ -266,6 +266,10 @@ def new_account() -> Rows:
     return account
 
 
+HAS_LIMIT = {"market": False, "ioc_limit": True}
+"""Whether an entry has a limit price, by the setting `entry`; another value is a KeyError, and isn't sent as MARKET."""
+
+
 def new_symbol(
     symbol: Any, index: int, instrument: Instrument, exits: ExitSettings, execution: ExecutionSettings
 ) -> None:
@@ -277,7 +281,7 @@ def new_symbol(
     settings["max_slippage_e8"] = risk.rate_e8(execution.max_slippage_bps / 10_000)
     settings["stop_atr"], settings["take_profit_atr"] = exits.stop_atr, exits.take_profit_atr
     settings["tick_size"] = float(instrument.tick_size)
-    settings["limit_entry"] = execution.entry == "ioc_limit"
+    settings["limit_entry"] = HAS_LIMIT[execution.entry]
     settings["exit_on_opposite_signal"] = exits.exit_on_opposite_signal
     symbol["index"], symbol["money_per_ticklot"] = index, instrument.money_per_ticklot
     symbol["step_numerator"], symbol["step_denominator"] = step

@@ -79,6 +79,8 @@ def restore_open_position(
 ) -> None:
     """Restore a saved position; a look-up of each of its orders that can still act is due at `at`.
 
+    All of it is read before anything is changed.
+
     Args:
         register: of the symbol, empty.
         books: the account's records.
@@ -91,14 +93,16 @@ def restore_open_position(
     """
     trip = _row(PositionRow, saved["position"], books)
     orders = [_row(OrderRow, each, books, number=n) for n, each in enumerate(saved["orders"])]
+    texts = [(str(each["id"]), str(each["text"])) for each in saved["orders"]]
+    trades = [[whole(trade) for trade in saved[name]] for name in ("entry_trade_ids", "exit_trade_ids")]
     books.column("position")[index] = tuple(trip)
     register.symbol_row["in_round_trip"], register.symbol_row["order_numbers"] = True, len(orders)
-    for ids, name in zip(register.trade_ids_of(trip.id), ("entry_trade_ids", "exit_trade_ids"), strict=True):
-        ids += [whole(trade) for trade in saved[name]]
+    for ids, read in zip(register.trade_ids_of(trip.id), trades, strict=True):
+        ids += read
         register.fills.update(ids)
-    for number, (order, each) in enumerate(zip(orders, saved["orders"], strict=True)):
-        register.names[number], register.numbers[str(each["id"])] = str(each["id"]), number
-        register.texts[number] = str(each["text"])
+    for number, (order, (name, text)) in enumerate(zip(orders, texts, strict=True)):
+        register.names[number], register.numbers[name] = name, number
+        register.texts[number] = text
         if order.order_id:
             register.by_exchange_id[order.order_id] = number
         register.archive(order._replace(lookup_at=at, lookup_reason=RESTART))

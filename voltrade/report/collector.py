@@ -167,7 +167,7 @@ class Collector:
             case Snapshot():
                 self._add_snapshot(fact)
             case ResumeState():
-                breaker = json.loads(fact.state)["breaker"]
+                breaker = json.loads(fact.state).get("breaker")
                 self._beginning = replace(self._beginning, breaker=breaker)
             case _:
                 notes = self._notes.get(type(fact))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from voltrade import risk
 from voltrade.config import Config, RiskSettings
+from voltrade.errors import DataError
 from voltrade.model import (
     MONEY,
     Purpose,
@@ -95,13 +97,9 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
     round trips, as `unit` says; `used` is the used part of the limit at the end, `most used` the largest in the run.
     """
     columns = ["measure", "limit", "left", "used", "most used", "unit"]
-    begun = run.beginning.breaker
-    if begun is None and run.equity.empty:
+    if run.beginning.breaker is None and run.equity.empty:
         return pd.DataFrame(columns=columns, index=pd.Index([], name="rule"))
-    if begun is None:
-        breaker = CircuitBreaker(settings, _ms(run.equity.index[0]), round(run.equity["equity"].iloc[0] * MONEY))
-    else:
-        breaker = CircuitBreaker.restore(settings, begun)
+    breaker = _first_breaker(run, settings)
     most = _used(breaker)
     for event in _breaker_events(run):
         breaker.apply_event(*event)
@@ -116,6 +114,15 @@ def breaker_distances(run: Frames, settings: RiskSettings) -> pd.DataFrame:
         measured, bound = max(measure, 0) / unit, limit / unit
         rows.append((measured, bound, max(bound - measured, 0.0), used[rule], most[rule], _unit_name(rule)))
     return pd.DataFrame(rows, columns=columns, index=pd.Index(list(breaker.distances()), name="rule"))
+
+
+def _first_breaker(run: Frames, settings: RiskSettings) -> CircuitBreaker:
+    """Return the circuit breaker as a run began with it; where its saved state couldn't be read, it is a new one."""
+    if run.beginning.breaker is not None:
+        with suppress(DataError):
+            return CircuitBreaker.restore(settings, run.beginning.breaker)
+    time, equity = (_ms(run.equity.index[0]), run.equity["equity"].iloc[0]) if len(run.equity) else (0, 0.0)
+    return CircuitBreaker(settings, time, round(equity * MONEY))
 
 
 def _breaker_events(run: Frames) -> list[tuple[int, int, int]]:

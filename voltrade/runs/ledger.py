@@ -28,6 +28,7 @@ from voltrade.runs.ledger_file import (
     FinalState,
     JournalPosition,
     LedgerRecord,
+    LedgerUnread,
     PositionFile,
     file_name,
     read_record,
@@ -42,7 +43,8 @@ class Ledger:
     """The ledger of one account; it keeps the account's lock until it is closed or the process ends.
 
     Attributes:
-        record: The content of its file; None before the account's first run.
+        record: The content of its file; None before the account's first run, and where it can't be read.
+        unread: Why its file can't be read; empty where it can, or there is none.
         on_write_failure: Called with the reason when the account's files can't be written any more; once until they
             can be written again.
     """
@@ -52,6 +54,7 @@ class Ledger:
         self._position = PositionFile(path.with_suffix(".reached"))
         self._account, self._mode = account, mode
         self.record: LedgerRecord | None = None
+        self.unread = ""
         self.on_write_failure: Callable[[str], object] = lambda reason: None
         self._has_failed = False
 
@@ -66,7 +69,7 @@ class Ledger:
             run: Folder of the run; it is shown to an engine that is refused meanwhile.
 
         Raises:
-            SessionError: Another engine trades this account, or the ledger can't be read.
+            SessionError: Another engine trades this account, or the ledger is another account's.
             JournalError: The ledger belongs to another user, or others can write it.
         """
         try:
@@ -80,6 +83,8 @@ class Ledger:
         ledger = Ledger(path, lock, account, mode)
         try:
             ledger.record = read_record(path, account, mode)
+        except LedgerUnread as error:
+            ledger.unread = str(error)
         except BaseException:
             ledger.close()
             raise
@@ -92,6 +97,8 @@ class Ledger:
 
     def begin(self, run: str, folder: Path, resumed_from: FinalState | None) -> None:
         """Note that a run owns the account from now on; the next run continues from its journal.
+
+        A ledger that can't be read is kept beside the new one, with the ending `.unread`.
 
         For the run that owns it already, nothing is written, so that a full disk does not keep it from its position.
 
@@ -152,8 +159,10 @@ class Ledger:
 
     def _write(self, record: LedgerRecord) -> None:
         self._lock.keep()
+        if self.unread:
+            self._path.replace(self._path.with_suffix(".unread"))
         write_record(self._path, record)
-        self.record = record
+        self.record, self.unread = record, ""
 
     # --- which run may continue, and from what ------------------------------------------------------------------------
 
@@ -173,7 +182,7 @@ class Ledger:
         """
         record = self.record
         if record is None:
-            return ""
+            return "" if is_new else self._refuse_unread(run)
         self._refuse_older_ledger(record)
         if record.run != run and is_new:
             return ""
@@ -197,6 +206,16 @@ class Ledger:
             self._refuse_shorter_copy(run, record, folder, rows)
         return lost
 
+    def _refuse_unread(self, run: str) -> str:
+        """Return why a run that goes on may only look after the account: its ledger can't be read.
+
+        Raises:
+            SessionError: The ledger noted another run's rows last.
+        """
+        if self.unread and self._position.read().run != run:
+            raise SessionError(f"{self.unread}; {self.how_to_give_up}")
+        return self.unread
+
     def _refuse_shorter_copy(self, run: str, record: LedgerRecord, folder: Path, rows: int) -> None:
         for other in _journals_of(run, Path(record.folder), folder):
             if last_row(other)[0] > rows:
@@ -217,7 +236,7 @@ class Ledger:
         if not found:
             raise SessionError(
                 f"account {self._path.stem}: its last run {record.run} was interrupted in {record.folder}, and its "
-                f"journal is neither there nor nearby; put that folder back (mode 0700), or {self._how_to_give_up}"
+                f"journal is neither there nor nearby; put that folder back (mode 0700), or {self.how_to_give_up}"
             )
         longest = max(found, key=lambda path: last_row(path)[0])
         self._refuse_older_journal(record, longest)
@@ -235,7 +254,7 @@ class Ledger:
         if noted and noted not in (record.run, record.previous_run):
             raise SessionError(
                 f"{self._path}: must be the account's newest ledger, names run {record.run}, though run {noted} has "
-                f"traded it since: it is an older copy; put the newer one back, or {self._how_to_give_up}"
+                f"traded it since: it is an older copy; put the newer one back, or {self.how_to_give_up}"
             )
 
     def _lost_rows(self, record: LedgerRecord, journal: Path) -> str:
@@ -257,7 +276,7 @@ class Ledger:
         if lost := self._lost_rows(record, journal):
             raise SessionError(
                 f"account {self._path.stem}: {lost}; put the newer one back, or resume that run, which then looks "
-                f"after its position, or {self._how_to_give_up}"
+                f"after its position, or {self.how_to_give_up}"
             )
 
     def unrecoverable(self, error: Exception) -> SessionError:
@@ -265,11 +284,12 @@ class Ledger:
         assert self.record is not None
         return SessionError(
             f"account {self._path.stem}: what run {self.record.run} ({self.record.folder}) left can't be rebuilt: "
-            f"{error}; {self._how_to_give_up}"
+            f"{error}; {self.how_to_give_up}"
         )
 
     @property
-    def _how_to_give_up(self) -> str:
+    def how_to_give_up(self) -> str:
+        """What to do where a session can't go on from the account's ledger, in words that follow "or"."""
         return (
             "look at the account's position and orders, and give up the limits and streaks that were in force by "
             f"moving {self._path} away"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from voltrade.journal.lock import refuse_unsafe
 from voltrade.runs.account_lock import is_same_file, open_private
 
 VERSION = 5
-"""Version of the ledger's file; a file of another version is refused."""
+"""Version of the ledger's file; one of an earlier version is read by its names, one of a later version is refused."""
 
 
 def accounts_home(environment: Mapping[str, str]) -> Path:
@@ -73,11 +73,19 @@ class LedgerRecord:
 
 _RECORD = TypeAdapter(LedgerRecord)
 
+NOT_READ = FinalState("", "", {})
+"""What an account's next run goes on from where its ledger can't be read: a state of which nothing is known."""
+
+
+class LedgerUnread(SessionError):
+    """The content of an account's ledger can't be read."""
+
 
 def read_record(path: Path, account: str, mode: str) -> LedgerRecord | None:
     """Read a ledger file; return None where there is none.
 
     Raises:
+        LedgerUnread: It can't be read, or is of a later version.
         SessionError: It isn't a ledger of this account and mode.
         JournalError: It belongs to another user, or others can write it.
     """
@@ -88,15 +96,30 @@ def read_record(path: Path, account: str, mode: str) -> LedgerRecord | None:
         content = path.read_bytes()
         stated = orjson.loads(content)
     except (OSError, orjson.JSONDecodeError) as error:
-        raise SessionError(f"{path}: must be an account's ledger: {error}") from None
-    # First, since the fields of another version may have other names.
-    for name, wanted in (("version", VERSION), ("account", account), ("mode", mode)):
-        if isinstance(stated, dict) and name in stated and stated[name] != wanted:
+        raise LedgerUnread(f"{path}: must be an account's ledger: {error}") from None
+    stated = stated if isinstance(stated, dict) else {}
+    for name, wanted in (("account", account), ("mode", mode)):
+        if name in stated and stated[name] != wanted:
             raise SessionError(f"{path}: {name} must be {wanted!r}, was {stated[name]!r}")
+    version = stated.get("version")
+    if version is not None and (not isinstance(version, int) or version > VERSION):
+        raise LedgerUnread(f"{path}: version must be {VERSION} or less, was {version!r}")
     try:
-        return _RECORD.validate_json(content)
+        return _RECORD.validate_json(orjson.dumps(_as_of_now(stated)))
     except ValidationError as error:
-        raise SessionError(f"{path}: must be an account's ledger: {error}") from None
+        raise LedgerUnread(f"{path}: must be an account's ledger: {error}") from None
+
+
+def _as_of_now(stated: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file states, of an earlier version without the names that aren't known any more.
+
+    A file that doesn't name `final_state` is refused: it may have that under an earlier name, with limits that are
+    used.
+    """
+    if stated.get("version") == VERSION:
+        return stated
+    known = {field.name: stated[field.name] for field in fields(LedgerRecord) if field.name in stated}
+    return known | {"version": VERSION} if "final_state" in known else {}
 
 
 def write_record(path: Path, record: LedgerRecord) -> None:
