@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,19 @@ from voltrade.errors import ConfigError
 from voltrade.model import Instrument
 
 BASE, QUOTE, COUNT = 0, 1, 2
-_UNITS = {"base": BASE, "quote": QUOTE, "trades": COUNT}
+_NUMBERS = {"base": BASE, "quote": QUOTE, "trades": COUNT}
+
+UNITS: dict[str, Callable[[Any, Any], Any]] = {
+    "base": lambda price, quantity: quantity,
+    "quote": lambda price, quantity: price * quantity,
+    "trades": lambda price, quantity: quantity * 0 + 1,
+}
+"""Every unit of the threshold, and what trades of a price in ticks and a quantity in lots add in it, for one trade or
+arrays. All code that counts in a unit reads it here, so that an unknown unit is a KeyError; `bars` has the same
+compiled, by number."""
+
+KLINE_UNITS = {"base": 0, "quote": 1}
+"""Units that klines state, and where: they have volume in lots, then notional in ticks x lots."""
 
 STRIDE = 16
 """Number of trades that `bars` adds to the open bar at once, if all are ordinary."""
@@ -45,7 +59,7 @@ def bar_spec(settings: BarSettings, instrument: Instrument) -> Rows:
     if settings.unit == "trades":
         max_notional = 2 * _LARGEST // threshold
     spec = np.zeros(1, BAR_SPEC)
-    spec["unit"] = _UNITS[settings.unit]
+    spec["unit"] = _NUMBERS[settings.unit]
     spec["threshold"] = threshold
     spec["daily"] = settings.anchor == "utc_day"
     spec["max_price"] = instrument.max_price
@@ -54,13 +68,17 @@ def bar_spec(settings: BarSettings, instrument: Instrument) -> Rows:
     return spec
 
 
-def _whole_threshold(settings: BarSettings, instrument: Instrument) -> int:
-    units = {
+def smallest_threshold(unit: str, instrument: Instrument) -> tuple[Decimal, str]:
+    """Return the smallest threshold of a unit, of which all others are multiples, and its name."""
+    return {
         "base": (instrument.step_size, f"{instrument.symbol}'s step"),
         "quote": (instrument.tick_size * instrument.step_size, f"{instrument.symbol}'s tick x step"),
         "trades": (Decimal(1), "one trade"),
-    }
-    unit, name = units[settings.unit]
+    }[unit]
+
+
+def _whole_threshold(settings: BarSettings, instrument: Instrument) -> int:
+    unit, name = smallest_threshold(settings.unit, instrument)
     threshold = settings.threshold / unit
     if threshold != int(threshold) or not 1 <= threshold <= _LARGEST:
         raise ConfigError(f"threshold: must be a multiple of {name} {unit} below 2^61 of it, was {settings.threshold}")

@@ -7,7 +7,7 @@ import gzip
 import itertools
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 from support.builders import an_instrument, volume_bar
 from support.oracles import decimal_bars
 
-from voltrade.bars import VolumeBarAggregator
+from voltrade import bar_spec as units
+from voltrade.bar_spec import KLINE_UNITS, bar_spec, smallest_threshold
+from voltrade.bars import VolumeBarAggregator, _weight
+from voltrade.compiled import uncompiled
 from voltrade.config import BarSettings
+from voltrade.data.tape_profile import traded
 from voltrade.errors import ConfigError, DataError
 from voltrade.model import BAR, DAY_MS, CloseReason, Instrument, Trades, VolumeBar
 from voltrade.signal_engine import SignalEngine
@@ -184,6 +188,23 @@ def test_a_trade_of_yesterday_after_midnight_does_not_reopen_the_day() -> None:
     )
     assert bars == []
     assert the_open_bar(aggregator).volume == 30
+
+
+def test_every_unit_counts_alike_wherever_it_is_read_and_no_other_does() -> None:
+    """What isn't known was taken for `quote` in the warm-up, and for `trades` in the profile of a tape."""
+    assert tuple(units.UNITS) == get_args(BarSettings.model_fields["unit"].annotation)
+    for (unit, amount), wanted in zip(units.UNITS.items(), (7, 700, 1), strict=True):
+        threshold, _ = smallest_threshold(unit, an_instrument())
+        spec = bar_spec(BarSettings(unit=unit, threshold=threshold), an_instrument())[0]  # type: ignore[arg-type]
+        assert amount(100, 7) == uncompiled(_weight)(int(spec["unit"]), 100, 7) == wanted
+        of_kline = {"base": 7, "quote": 700}.get(unit)
+        assert (unit in KLINE_UNITS) == (of_kline is not None)
+        assert of_kline is None or (7, 700)[KLINE_UNITS[unit]] == of_kline
+    trades = Trades.from_rows("BTCUSDT", [(1, 100, 7, 5, True), (2, 100, 5, 6, True)])
+    assert traded(trades, an_instrument(), "trades") == 2
+    for read in (traded, lambda _, instrument, unit: smallest_threshold(unit, instrument)):
+        with pytest.raises(KeyError, match="minutes"):
+            read(trades, an_instrument(), "minutes")
 
 
 # --- gaps, duplicates, broken rows --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from voltrade.bar_rate import ExpectedRange
+from voltrade.bar_spec import UNITS, smallest_threshold
 from voltrade.bars import VolumeBarAggregator
 from voltrade.compiled import Rows
 from voltrade.config import BarSettings
@@ -314,14 +315,11 @@ def calibrate(
 
 def _amounts(trades: Trades, unit: str) -> Int64s:
     """Return what each trade adds to a bar: lots, ticks x lots, or one."""
-    if unit == "base":
-        return trades.quantity
-    return trades.price * trades.quantity if unit == "quote" else np.ones_like(trades.quantity)
+    return np.asarray(UNITS[unit](trades.price, trades.quantity))
 
 
 def _smallest(instrument: Instrument, unit: str) -> Decimal:
-    units = {"base": instrument.step_size, "quote": instrument.tick_size * instrument.step_size}
-    return units.get(unit, Decimal(1))
+    return smallest_threshold(unit, instrument)[0]
 
 
 def traded(trades: Trades, instrument: Instrument, unit: str) -> float:

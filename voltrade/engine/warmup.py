@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voltrade.bar_spec import bar_spec
+from voltrade.bar_spec import KLINE_UNITS, UNITS, bar_spec
 from voltrade.config import Config
 from voltrade.errors import ExchangeError
 from voltrade.exchange.account_reader import PAGE
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 MAX_DAYS = 3
 """Most days of klines that are read to find enough volume; a market with less warms up during the session.
 
-Where no klines are used, trades are read as far back as the bars need, some 60,000 a minute."""
+Where no klines are used, trades are read as far back as the bars need, and with the anchor `utc_day` to the midnight
+before, some 60,000 a minute."""
 
 MAX_CATCH_UP = 50_000
 """Most trades that a restarted engine loads; if it has missed more, it starts its bars again."""
@@ -95,7 +96,7 @@ class Loader:
         """
         if known_id and last_id - known_id <= MAX_CATCH_UP:
             return History(await self._trades(known_id + 1, last_id))
-        if self._spec["daily"] and self._config.bars.unit != "trades":
+        if self._spec["daily"] and self._config.bars.unit in KLINE_UNITS:
             history = await self._since_a_minute(last_id, bars_needed)
             if history is not None:
                 return history
@@ -142,10 +143,10 @@ class Loader:
         minutes: list[tuple[int, int]] = []
         wanted = (bars_needed + 2) * int(self._spec["threshold"])
         today = self._clock() // DAY_MS
-        is_base = self._config.bars.unit == "base"
+        column = KLINE_UNITS[self._config.bars.unit]
         for day in range(today, today - MAX_DAYS, -1):
             rows = await self._rest.minute_volumes(self._instrument.symbol, day * DAY_MS, DAY_MS // MINUTE_MS)
-            of_day = [(at, lots if is_base else ticklots) for at, lots, ticklots in rows if at // DAY_MS == day]
+            of_day = [(at, amounts[column]) for at, *amounts in rows if at // DAY_MS == day]
             minutes = of_day + minutes
             if not of_day or sum(weight for _, weight in minutes) >= wanted:
                 break
@@ -161,7 +162,7 @@ class Loader:
         """Return by how much klines and trades differ in the whole minutes of the trades, and these trades' volume."""
         if not len(trades):
             return 0, 0
-        weight = trades.quantity if self._config.bars.unit == "base" else trades.quantity * trades.price
+        weight = UNITS[self._config.bars.unit](trades.price, trades.quantity)
         opened = trades.time // MINUTE_MS * MINUTE_MS
         starts = np.flatnonzero(np.diff(opened, prepend=-1))
         sums = np.add.reduceat(weight, starts)
@@ -193,10 +194,8 @@ class Loader:
 
     def _bars_in(self, rows: list[TradeRow]) -> int:
         """Return about how many bars the trades make."""
-        unit = self._config.bars.unit
-        if unit == "trades":
-            return len(rows) // int(self._spec["threshold"])
-        total = sum(lots if unit == "base" else price * lots for _, price, lots, *_ in rows)
+        amount = UNITS[self._config.bars.unit]
+        total = sum(int(amount(price, lots)) for _, price, lots, *_ in rows)
         return total // int(self._spec["threshold"])
 
     # --- pages -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from voltrade.bar_spec import UNITS
 from voltrade.config import RECORDED, BarSettings, Config, Settings, SignalSettings
 from voltrade.data.symbol_threshold import symbol_threshold, threshold_of
 from voltrade.data.tape import Tape
@@ -99,7 +100,7 @@ class Explorer:
         if page_bars not in PAGES:
             raise ConfigError(f"page_bars: must be one of {PAGES}, was {page_bars}")
         trades, self._coverage = self.research.tape.trades, self.research.coverage()
-        self._totals = {unit: traded(trades, self.instrument, unit) for unit in ("base", "quote", "trades")}
+        self._totals = {unit: traded(trades, self.instrument, unit) for unit in UNITS}
         self._most_bars = max(min(MAX_BARS, len(trades) / 5), 2 * MIN_BARS)
         self._threshold_steps = math.ceil(math.log10(self._most_bars / MIN_BARS) / THRESHOLD_STEP)
         self._equivalent: dict[str, Decimal] = {}  # by unit, thresholds that make about as many bars
