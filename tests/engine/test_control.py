@@ -169,7 +169,7 @@ def test_an_order_that_comes_too_late_is_not_said_to_be_taken(tmp_path: Path, st
     if action == "stop":  # that is what has come about
         assert rows_of(tmp_path, action, answer)["command"] == "nothing was done: the session is over already"
     else:
-        assert answer == {"error": f"{action} comes too late and is not carried out: the session is {state}"}
+        assert answer == {"error": f"{action} comes too late and is not taken: the session is {state}"}
 
 
 @pytest.mark.parametrize("state", ["starting", "running"])
@@ -190,25 +190,29 @@ def test_a_command_is_answered_with_what_is_true_after_it(tmp_path: Path, state:
             asyncio.get_running_loop().call_later(0.01, handle)
 
     async def ask_once() -> dict[str, Any]:
-        with mock.patch("voltrade.engine.operator_commands.CARRIED_OUT_WITHIN_S", 0.1):
+        with mock.patch("voltrade.engine.operator_commands.TAKEN_WITHIN_S", 0.1):
             status = lambda: {"state": state, "breaker": breaker[0]}  # noqa: E731
-            return await Control(Config(), status, command, carried_out=commands.wait)._answer({"op": "halt"})
+            return await Control(Config(), status, command, taken=commands.wait)._answer({"op": "halt"})
 
     answer, is_done = asyncio.run(ask_once()), is_handled and state == "running"
-    assert answer == {"state": state, "breaker": "HALTED" if is_done else "ACTIVE", "carried_out": is_done}
+    assert answer == {"state": state, "breaker": "HALTED" if is_done else "ACTIVE", "taken": is_done}
     rows = rows_of(tmp_path, "halt", answer)
-    assert rows["command"].startswith("halt is carried out" if is_done else "halt was taken, and is kept until")
-    assert "carried_out" not in rows
+    assert rows["command"].startswith("halt is taken;" if is_done else "halt is kept until the core takes it")
+    assert "taken" not in rows
 
 
 @pytest.mark.parametrize("state", ["ending", "ended"])
 @pytest.mark.parametrize(
     ("action", "is_handled", "said"),
     [
-        ("stop", True, "stop is carried out; what is true now is below"),
-        ("flatten", True, "flatten is carried out; what is true now is below"),  # the session ended after it
-        ("stop", False, "stop is carried out; what is true now is below"),
-        ("halt", False, "halt was taken, and the session has ended before it said more; its journal has what followed"),
+        ("stop", True, "stop is taken; what is true now is below"),
+        ("flatten", True, "flatten is taken; what is true now is below"),  # the session ended after it
+        ("stop", False, "stop is taken; what is true now is below"),
+        (
+            "halt",
+            False,
+            "halt was received, and the session ended before it said more; its journal has what followed",
+        ),
     ],
 )
 def test_who_ended_the_session_is_told_so_though_it_is_over_by_then(
@@ -225,8 +229,8 @@ def test_who_ended_the_session_is_told_so_though_it_is_over_by_then(
             commands.on_operator(Operator(1, action, reason, final))
 
     async def ask_once() -> dict[str, Any]:
-        with mock.patch("voltrade.engine.operator_commands.CARRIED_OUT_WITHIN_S", 0.01):
-            control = Control(Config(), lambda: status, command, carried_out=commands.wait)
+        with mock.patch("voltrade.engine.operator_commands.TAKEN_WITHIN_S", 0.01):
+            control = Control(Config(), lambda: status, command, taken=commands.wait)
             return await control._answer({"op": action, "reason": "x"})
 
     rows = rows_of(tmp_path, action, asyncio.run(ask_once()))

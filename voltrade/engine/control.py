@@ -44,7 +44,7 @@ class Control:
         command: Callable[[str, str, bool], None],
         identity: str = "",
         on_release: Callable[[], None] = lambda: None,
-        carried_out: Callable[[], Awaitable[bool]] | None = None,
+        taken: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """Make a control; `listen` opens its socket.
 
@@ -54,14 +54,14 @@ class Control:
             command: Takes an operator command: action, reason, and whether the session ends with it.
             identity: Id of the run; a request for another run is refused.
             on_release: Called when a notebook releases its lease on purpose.
-            carried_out: Waits until the core has carried out the commands, within reason; returns whether it has.
+            taken: Waits until the core has taken the commands, within reason; returns whether it has.
         """
         self._config = config
         self._id = identity
         self._status = status
         self._command = command
         self._on_release = on_release
-        self._carried_out = carried_out
+        self._taken = taken
         self._leases = 0
         self.was_leased = False
         """Whether a notebook has had the lease at any time."""
@@ -112,7 +112,7 @@ class Control:
                 self.check_lease()
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the status; after a command, what is true once it is carried out."""
+        """Return the status; after a command, what is true once the core has taken it."""
         if request.get("id") and request["id"] != self._id:
             return {"error": f"its socket is that of another run now, {self._id}"}
         op, reason = request["op"], storable(str(request.get("reason") or "")[:MAX_REASON])
@@ -123,15 +123,15 @@ class Control:
         if op not in (*TO_THE_CORE, "stop"):
             return {"error": f"op: unknown, was {op!r}"}
         if is_too_late:
-            return {"error": f"{op} comes too late and is not carried out: the session is {status['state']}"}
+            return {"error": f"{op} comes too late and is not taken: the session is {status['state']}"}
         if op == "stop":
             self.stop(reason or "STOPPED")
         else:
             self._command(TO_THE_CORE[op], reason, False)
-        if self._carried_out is None:
+        if self._taken is None:
             return self._status()
-        is_done = status["state"] != STARTING and await self._carried_out()
-        return self._status() | {"carried_out": is_done}
+        is_done = status["state"] != STARTING and await self._taken()
+        return self._status() | {"taken": is_done}
 
     def stop(self, reason: str) -> None:
         """End the session by the policy `on_interrupt`, or by `protect` if that is `carry_on`."""

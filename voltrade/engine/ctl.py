@@ -51,7 +51,7 @@ def rows_of(run: Path, action: str, answer: Mapping[str, Any]) -> dict[str, Any]
     if action != "status":
         rows["command"] = _outcome(action, answer)
     for name, value in answer.items():
-        if name == "carried_out":
+        if name == "taken":
             continue
         if isinstance(value, dict):
             rows |= value
@@ -66,14 +66,14 @@ def _outcome(action: str, answer: Mapping[str, Any]) -> str:
     A command that ends the session makes the state ENDING itself.
     """
     is_over = answer.get("state") in TOO_LATE
-    has_ended = is_over and action == "stop" and "carried_out" in answer  # which is all that a stop is for
-    if answer.get("carried_out") or has_ended:
-        return f"{action} is carried out; what is true now is below"
-    if is_over and "carried_out" in answer:
-        return f"{action} was taken, and the session has ended before it said more; its journal has what followed"
+    has_ended = is_over and action == "stop" and "taken" in answer  # which is all that a stop is for
+    if answer.get("taken") or has_ended:
+        return f"{action} is taken; what is true now is below"
+    if is_over and "taken" in answer:
+        return f"{action} was received, and the session ended before it said more; its journal has what followed"
     if is_over:
         return "nothing was done: the session is over already"
-    return f"{action} was taken, and is kept until it can be carried out; `ctl status` says what followed"
+    return f"{action} is kept until the core takes it; `ctl status` says what followed"
 
 
 def ask(run: Path, message: Mapping[str, Any], restart_within_s: float = RESTART_WITHIN_S) -> dict[str, Any]:

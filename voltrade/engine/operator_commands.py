@@ -11,8 +11,8 @@ from voltrade.runs.run_file import Record
 PENDING = "ordered"
 """Name of the pending commands in `run.json`."""
 
-CARRIED_OUT_WITHIN_S = 1.0
-"""How long the answer to a command waits until the core has carried it out."""
+TAKEN_WITHIN_S = 1.0
+"""How long the answer to a command waits until the core has taken it; the exits that follow take longer."""
 
 
 class OperatorCommands:
@@ -38,9 +38,9 @@ class OperatorCommands:
         self._save([*self.pending, (action, storable(reason), final)])
 
     async def wait(self) -> bool:
-        """Wait until the core has carried out every command, at most CARRIED_OUT_WITHIN_S; return whether it has."""
+        """Wait until the core has taken every command, at most TAKEN_WITHIN_S; return whether it has."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(CARRIED_OUT_WITHIN_S):
+            async with asyncio.timeout(TAKEN_WITHIN_S):
                 await self._none_waits.wait()
         return not self._waiting
 
