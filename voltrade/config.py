@@ -254,7 +254,8 @@ class RiskSettings(Settings):
     cooldown_s: Seconds = 0.0
     """No entry for this many seconds after the last exit fill."""
     cooldown_bars: Wholes = 3
-    """The first so many bars that close after the last exit fill allow no entry. Entries are at least 1 s apart."""
+    """The first so many bars that close after the last exit fill allow no entry; of those between two sessions none
+    counts. Entries are at least 1 s apart."""
 
 
 class ExecutionSettings(Settings):

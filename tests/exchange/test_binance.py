@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import ccxt
@@ -1352,7 +1353,8 @@ def test_a_connection_is_replaced_before_the_exchange_cuts_it(monkeypatch: pytes
         assert fake.dials == {"market": 2, "private": 2}
         assert manager.counts.reconnects == 0
 
-    on_a_feed(story, silence_ms=10**9)
+    with mock.patch.object(streams, "SILENCE_MS", 10**9):
+        on_a_feed(story)
 
 
 async def until_maintained(manager: BinanceWSManager, now: int, is_so: Callable[[], bool]) -> None:
@@ -1380,7 +1382,8 @@ def test_a_connection_that_cannot_be_replaced_stays_and_it_is_tried_again() -> N
         await feed.fake.trade(2)
         await until(lambda: feed.trade_ids == [1, 2])
 
-    on_a_feed(story, silence_ms=10**9)
+    with mock.patch.object(streams, "SILENCE_MS", 10**9):
+        on_a_feed(story)
 
 
 def test_a_connection_that_is_lost_while_it_is_replaced_is_followed_by_the_other_one() -> None:
@@ -1395,7 +1398,8 @@ def test_a_connection_that_is_lost_while_it_is_replaced_is_followed_by_the_other
         await until(lambda: feed.trade_ids == [1])
         assert feed.fake.dials["market"] == 2
 
-    on_a_feed(story, silence_ms=10**9)
+    with mock.patch.object(streams, "SILENCE_MS", 10**9):
+        on_a_feed(story)
 
 
 def test_checks_wait_for_no_answer() -> None:

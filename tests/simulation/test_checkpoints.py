@@ -143,6 +143,16 @@ def test_a_core_keeps_nothing_that_a_checkpoint_cannot(path: Path) -> None:
         state_of(core)
 
 
+def test_an_object_of_a_class_that_a_checkpoint_does_not_know_ends_no_session(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = replay(path).core
+    assert core is not None
+    monkeypatch.delitem(checkpoint.OMITTED_ATTRIBUTES, "WalletCheck")
+    monkeypatch.setattr("voltrade.journal.checkpoint.EVERY_TRADES", 1)
+    assert Checkpoints(core).after(Trades.from_rows("BTCUSDT", [(1, 1_000, 1, 0, False)]), 1) is None
+
+
 @pytest.mark.parametrize("kept", [object(), [np.zeros(2)]], ids=["an object", "an array in a list"])
 def test_what_a_checkpoint_cannot_keep_ends_no_session(
     path: Path, kept: object, monkeypatch: pytest.MonkeyPatch

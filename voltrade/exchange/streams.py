@@ -68,7 +68,6 @@ class BinanceWSManager:
         lockstep: the tape waits for us, so no silence is too long and a gap in the tape is final at once.
         after_trade_id: the last trade that is known; later ones are filled in. 0 to begin with the first of the stream.
         is_mark_missing: see `MissingMarks`.
-        silence_ms: see `SILENCE_MS`; symbols with few trades need more.
 
     Attributes:
         user_frames: user data frames received on the current private connection.
@@ -89,7 +88,6 @@ class BinanceWSManager:
         lockstep: bool = False,
         after_trade_id: int = 0,
         is_mark_missing: bool = False,
-        silence_ms: int = SILENCE_MS,
     ) -> None:
         self.user_frames = self.frames = 0
         self.counts = StreamCounts()
@@ -108,7 +106,6 @@ class BinanceWSManager:
         )
         self._clock = clock
         self._lockstep = lockstep
-        self._silence_ms = max(silence_ms, SILENCE_MS)
         self._streams: tuple[Stream, ...] = ("market", "user") if user_stream else ("market",)
         self._clients: dict[Stream, Client] = {}
         self._opened: dict[Stream, int] = dict.fromkeys(self._streams, 0)
@@ -253,16 +250,16 @@ class BinanceWSManager:
         messages = self._trades.received + self.counts.marks + self._connections["market"]
         if self._lockstep or "market" not in self._clients or messages != self._messages or not self._last_message:
             self._messages, self._last_message = messages, now
-        elif now - self._last_message >= self._silence_ms:
+        elif now - self._last_message >= SILENCE_MS:
             self._last_message = 0
-            self.drop_connection("market", f"no message for {self._silence_ms} ms")
+            self.drop_connection("market", f"no message for {SILENCE_MS} ms")
 
     async def _check_trades(self, now: int) -> None:
         """Reconnect the market stream after too long without a trade, if REST has later trades."""
         received, is_held = self._trades.received + self._connections["market"], self._trades.is_held_back
         if self._lockstep or "market" not in self._clients or received != self._received or is_held:
             self._received, self._last_trade = received, now
-        elif now - self._last_trade >= self._silence_ms:
+        elif now - self._last_trade >= SILENCE_MS:
             self._last_trade = now
             await self._beside(self._look_for_trades())
 
@@ -276,10 +273,10 @@ class BinanceWSManager:
         try:
             page = await self._rest.agg_trades(self._symbol, limit=1)
         except ExchangeError as error:
-            log.warning("no trade for %d ms, and REST does not answer: %s", self._silence_ms, error)
+            log.warning("no trade for %d ms, and REST does not answer: %s", SILENCE_MS, error)
             return
         if page and page[-1][0] > self.last_trade_id:
-            self.drop_connection("market", f"no trade for {self._silence_ms} ms though there were some")
+            self.drop_connection("market", f"no trade for {SILENCE_MS} ms though there were some")
             self._trades.add_trade(page[-1])
 
     async def _renew_listen_key(self, now: int) -> None:

@@ -92,7 +92,7 @@ class Checkpoints:
             return None
         try:
             return encode_json(self.take())
-        except (TypeError, JournalError):  # without checkpoints a recovery takes longer; no session must end for one
+        except (KeyError, TypeError, JournalError):  # without one a recovery takes longer; no session must end for it
             self._is_possible = False
             return None
 
@@ -100,7 +100,7 @@ class Checkpoints:
         """Return a checkpoint of the core as it is now.
 
         Raises:
-            TypeError: The core keeps something that a checkpoint can't.
+            KeyError, TypeError: The core keeps something that a checkpoint can't, or whose class isn't known here.
         """
         self._written = self.trades
         counts = {"trades": self.trades, "marks": self.marks}

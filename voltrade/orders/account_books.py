@@ -194,7 +194,7 @@ class AccountBooks:
     # --- halts -----------------------------------------------------------------------------------------------------
 
     def _mark_earlier_halts(self) -> None:
-        """Mark the symbols whose halt reason the breaker doesn't have, because another replaced it."""
+        """Mark the symbols whose halt reason the breaker doesn't have: another replaced it, or an exit was adopted."""
         if self.breaker is not None:
             for row, monitor in zip(self.symbols, self.monitors, strict=True):
                 if monitor.halt_reason and monitor.halt_reason != self.breaker.reason:
