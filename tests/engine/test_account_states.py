@@ -15,7 +15,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import pytest
 from support.builders import an_instrument
@@ -25,6 +26,7 @@ from voltrade.__main__ import main
 from voltrade.config import Config
 from voltrade.core import TradingCore
 from voltrade.engine import modes
+from voltrade.engine.account_checks import open_orders
 from voltrade.engine.checks import Check, refused
 from voltrade.engine.demo_check import check
 from voltrade.engine.demo_check.passed import exchange_version, keep_passed
@@ -33,12 +35,13 @@ from voltrade.engine.engine import Engine
 from voltrade.engine.engine_process import run as run_engine
 from voltrade.engine.permission import confirmation_text
 from voltrade.errors import SessionError
+from voltrade.exchange.account_facts import AccountFacts
 from voltrade.exchange.binance import LIVE, Endpoint
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import MONEY, PositionReport, Snapshot
 from voltrade.orders.records import OrderRow, PositionRow
 from voltrade.runs.ledger import Ledger
-from voltrade.runs.ledger_file import accounts_home, file_name
+from voltrade.runs.ledger_file import NOT_READ, FinalState, accounts_home, file_name
 
 KEYS = {"VOLTRADE_API_KEY": KEY, "VOLTRADE_API_SECRET": SECRET}
 ACCOUNT = Credentials(KEY, SECRET).fingerprint
@@ -435,6 +438,22 @@ def test_demo_lets_the_same_states_pass_but_asks_for_no_rights_of_the_key(
     assert not [row for row in record.get("checks", ()) if row["item"] in ("key rights", "demo check")]
     assert not [asked for asked in fake.asked if "sapi" in asked.path]
     assert changed(fake) == []
+
+
+def test_orders_that_an_earlier_session_left_and_the_last_does_not_know_are_told() -> None:
+    """To a session they are foreign, so that it would enter nothing, and nobody had said why."""
+    opened = {"orders": [{"id": "vt-b-1s1"}]}
+    last = FinalState("b", "head", {"symbol_states": {"BTCUSDT": {"orders": {"open_position": opened}}}})
+    for names, state, mark, found in (
+        (("vt-b-1s1",), last, "ok", "1"),
+        (("vt-a-1s1",), None, "ok", "1"),  # doctor, beside a session that runs
+        (("vt-b-1s1", "vt-a-1s1"), last, "~~", "2, left by an earlier session and unknown to the last: vt-a-1s1"),
+        (("vt-a-1s1",), NOT_READ, "~~", "1, left by an earlier session and unknown to the last: vt-a-1s1"),
+        (("vt-a-1s1", "web_1"), last, "!!", "2, not ours: web_1"),
+    ):
+        facts = cast(AccountFacts, SimpleNamespace(orders=[("BTCUSDT", name) for name in names]))
+        row = open_orders(facts, "BTCUSDT", state)
+        assert (row.mark, row.found) == (mark, found)
 
 
 @pytest.mark.parametrize(

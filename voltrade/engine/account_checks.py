@@ -213,13 +213,14 @@ def _most_left(instrument: Instrument, last: FinalState | None) -> Decimal:
 def open_orders(facts: AccountFacts, symbol: str, last: FinalState | None) -> Check:
     """Return the row about open orders of the symbol: those of another program or person prevent the start.
 
-    Ours which the last session doesn't know, such as one that an earlier one left behind, are told: for a session they
-    aren't its own, so that it enters nothing while they are open.
+    Ours which the state of the last session lacks, such as one that an earlier one left behind, are told: for a session
+    they aren't its own, so that it enters nothing while they are open. Without a state nothing is told of them: they
+    may be those of a session that runs.
     """
     here = [name for where, name in facts.orders if where == symbol]
     foreign = [name for name in here if not name.startswith(OUR_ORDERS)]
     unknown = [name for name in here if name not in _orders_left(symbol, last)]
-    if not foreign and unknown:
+    if not foreign and unknown and last is not None and last.state is not None:
         found = f"{len(here)}, left by an earlier session and unknown to the last: {', '.join(unknown[:3])}"
         return Check("open orders", found, f"known, for entries: {CANCEL_THEM}", is_warning=True)
     found = f"{len(here)}" + (f", not ours: {', '.join(foreign[:3])}" if foreign else "")
