@@ -2,7 +2,7 @@
 
 A threshold is chosen for the market of some days (see `data.tape_profile`). Markets change: with a third of the volume,
 bars of the same threshold take three times as long, and lengths, stops and limits that count bars mean something else.
-Live trading counts the bars that closed in the last 24 hours, and raises an alert when the number is out of the
+A session counts the bars that closed in the last 24 hours, and raises an alert when the number is out of the
 expected range.
 """
 

@@ -1,6 +1,6 @@
 """Volume bars from trades, in one compiled loop for single trades and for blocks of millions.
 
-Live trading, replay and research call `VolumeBarAggregator.process`, whose step is `process_until_close`. Ordinary
+Sessions, replay and research call `VolumeBarAggregator.process`, whose step is `process_until_close`. Ordinary
 trades (the next id, the same day, the bar remains open) are processed in a fast loop, `_add_ordinary_trades`. Every
 other trade (a bar's first, a gap, a duplicate, a new day, the trade that reaches the threshold) is processed by
 `_add_trade`, which accepts any trade. All numbers are integers (ticks, lots, ticklots, ms UTC), so that no volume is

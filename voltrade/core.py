@@ -2,7 +2,7 @@
 
 This is the only place where bars, signals, risk, orders and the account meet; the rules themselves are in the modules
 below it. All of it is plain synchronous code without I/O, clock, randomness or threads: the same events give the same
-outputs, bit for bit, however the trades are cut into blocks. Replay, paper and live trading run it, and a backtest with
+outputs, bit for bit, however the trades are cut into blocks. Replay and every session run it, and a backtest with
 `path="events"`; a compiled one runs `on_signal` and `core_rules` in a loop of its own (`research.loop`).
 
 A signal passes the gates in the order of `GATES`, top to bottom; the first that refuses gives the refusal its code.
@@ -89,7 +89,7 @@ GATES: tuple[risk.Gate, ...] = (
 on_signal = core_rules.make_signal_handler(GATES)
 """Closes the open position on an opposite signal, then checks the gates and sends the entry.
 
-Live trading and a backtest run this compiled function.
+Sessions of every mode and backtests run this compiled function.
 """
 
 

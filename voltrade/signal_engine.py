@@ -172,7 +172,7 @@ class Program:
 class BarStep:
     """Decorator that turns the step of compiled loops into the method `on_volume_bar`.
 
-    Live trading, replay and `check` call `engine.on_volume_bar(bar)`, which runs the step on one bar; backtest, sweep
+    Sessions, replay and `check` call `engine.on_volume_bar(bar)`, which runs the step on one bar; backtest, sweep
     and explorer compile the same function into their loops. A subclass overrides the method with an ordinary method.
     """
 

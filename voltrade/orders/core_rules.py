@@ -1,7 +1,7 @@
 """The rules of an account: circuit breaker, books, gates, timers and the end of a session.
 
 Compiled functions over the row of ACCOUNT and the rows of SYMBOL (`records`): `react` takes an event, `on_signal`
-(made by `make_signal_handler`) a bar with an entry signal. Live trading calls them once for each, a backtest calls the
+(made by `make_signal_handler`) a bar with an entry signal. A session calls them once for each, a backtest calls the
 same functions in its loop.
 """
 

@@ -1,7 +1,7 @@
 """The rules of a single order: sending it, its updates, its refusal, its cancel and its look-ups, and its fills.
 
 Each rule is a compiled function over one row of SYMBOL and the row of ACCOUNT (`records`); commands and notes are
-appended to the account's outputs. Live trading and a backtest call the same functions, so a change here changes both.
+appended to the account's outputs. Sessions and backtests call the same functions, so a change here changes both.
 Which refusal leads to which reaction, and when a retry follows, are tables in `order_states`.
 """
 

@@ -1,7 +1,7 @@
 """The tables of the order rules: states and legal transitions, reactions to refusals, retry times, and reasons.
 
 To change what a refusal leads to, or when something is sent again, change `REFUSALS` and the times below it; what a
-reaction means for an entry, a stop, an exit or a take-profit is in `order_rules`: `_on_*_refused()`. Live trading and
+reaction means for an entry, a stop, an exit or a take-profit is in `order_rules`: `_on_*_refused()`. Sessions and
 backtests share all of it. Compiled code has no texts, so records store the numbers at the end of this file.
 """
 
