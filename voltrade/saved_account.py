@@ -77,7 +77,7 @@ def restore_account(
     try:
         state = json.loads(text)
         saved = state["symbol_states"]
-        others = [symbol for symbol in saved if symbol not in symbol_states]
+        others = sorted(saved.keys() - symbol_states.keys())
         held = [symbol for symbol in others if saved[symbol]["orders"]["open_position"]]
     except BROKEN as error:
         return f"{STATE_UNREAD}: account: the saved state is broken: {error!r}"

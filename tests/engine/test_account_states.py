@@ -461,6 +461,11 @@ def test_orders_that_an_earlier_session_left_and_the_last_does_not_know_are_told
     [
         (lambda state: state | {"breaker": {}}, "circuit breaker: the saved state is broken"),
         (lambda state: {}, "account: the saved state is broken"),
+        (lambda state: state | {"symbol_states": []}, "account: the saved state is broken"),
+        (
+            lambda state: state | {"symbol_states": {"BTCUSDT": {"tick_size": "x"}}},
+            "account: the saved state is broken",
+        ),
         (None, "version must be 5 or less, was 99"),
     ],
 )

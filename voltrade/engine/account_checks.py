@@ -27,6 +27,7 @@ from voltrade.exchange.trading_hours import SHUT, UNKNOWN
 from voltrade.model import NEVER, OUR_ORDERS, Instrument, Purpose, Snapshot, moment_text, money_text
 from voltrade.orders.order_states import DONE
 from voltrade.runs.ledger_file import FinalState
+from voltrade.saved_account import BROKEN
 from voltrade.symbol_filters import TRADING
 
 CREDITS = ("BNFCR",)
@@ -184,7 +185,7 @@ def position(held: Decimal, instrument: Instrument, last: FinalState | None) -> 
     try:
         most = _most_left(instrument, last)
         left = f"the {most:f} that the last session left"
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+    except BROKEN:
         most, left = held, "what the last session left, which can't be read"
     is_ours = held * most > 0
     ok = held == 0 or (is_ours and abs(held) <= abs(most))
@@ -198,11 +199,11 @@ def _most_left(instrument: Instrument, last: FinalState | None) -> Decimal:
     Its quantities are in the step that it counted in.
 
     Raises:
-        ArithmeticError, AttributeError, KeyError, TypeError, ValueError: The state can't be read.
+        BROKEN: The state can't be read.
     """
-    if last is None or last.state is None or instrument.symbol not in (symbols := last.state["symbol_states"]):
+    saved = last.state["symbol_states"].get(instrument.symbol) if last is not None and last.state is not None else None
+    if saved is None:
         return Decimal()
-    saved = symbols[instrument.symbol]
     opened = saved["orders"]["open_position"] or {"orders": []}
     entries = [order for order in opened["orders"] if order["purpose"] == Purpose.ENTRY and order["state"] not in DONE]
     unfilled = (int(each["side"] * (each["quantity"] - each["filled"])) for each in entries)
@@ -235,7 +236,7 @@ def _orders_left(symbol: str, last: FinalState | None) -> set[str]:
     try:
         opened = ((last and last.state) or {})["symbol_states"][symbol]["orders"]["open_position"] or {"orders": []}
         return {str(order["id"]) for order in opened["orders"]}
-    except (KeyError, TypeError):
+    except BROKEN:
         return set()
 
 

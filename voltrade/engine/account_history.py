@@ -22,6 +22,7 @@ from voltrade.model import Alert, Instrument, ResumeState
 from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import NOT_READ, FinalState, accounts_home, file_name, read_record
 from voltrade.runs.replay import Replay, recover
+from voltrade.saved_account import BROKEN
 from voltrade.signal_engine import SignalEngine
 from voltrade.symbol_filters import common_units
 from voltrade.symbol_state import CARETAKER
@@ -55,10 +56,13 @@ def units_of(now: Instrument, replayed: Replay | None, last: FinalState | None) 
     """
     if replayed is not None and replayed.core is not None:
         return replayed.core.symbol_states[now.symbol].instrument
-    saved = ((last.state if last else None) or {}).get("symbol_states", {}).get(now.symbol, {})
-    if "tick_size" not in saved:
+    if last is None or last.state is None:
         return now
-    return common_units(now, Decimal(saved["tick_size"]), Decimal(saved["step_size"]))
+    try:
+        saved = last.state["symbol_states"][now.symbol]
+        return common_units(now, Decimal(saved["tick_size"]), Decimal(saved["step_size"]))
+    except BROKEN:  # the symbol is new, or the start-up table says that the state can't be read
+        return now
 
 
 def last_final_state(ledger: Ledger | None, run: str, run_dir: Path) -> FinalState | None:
