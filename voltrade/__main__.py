@@ -35,7 +35,7 @@ _EXIT_STATUS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
-    if given[:1] == ["engine"] and len(given) == 2:  # what a guardian starts
+    if given[:1] == ["engine"] and len(given) == 2:  # as `voltrade.engine.engine_process`, which a guardian starts
         from voltrade.engine import engine_process
 
         return engine_process.run(Path(given[1]))
@@ -210,7 +210,7 @@ def _run(arguments: argparse.Namespace) -> int:
     run = _run_to_resume(arguments.run) if arguments.resume else _given(arguments.run)
     if arguments.resume:
         release(run)
-    watched = guardian.command(run, (sys.executable, "-m", "voltrade", "engine"))
+    watched = guardian.command(run, (sys.executable, "-m", "voltrade.engine.engine_process"))
     os.execv(watched[0], watched)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from voltrade.config import Config
 from voltrade.engine.modes import reach
 from voltrade.errors import ConfigError, ExchangeError
 from voltrade.exchange import streams
-from voltrade.exchange.account_reader import FEES_MS
+from voltrade.exchange.account_reader import BEGUN_S, FEES_MS
 from voltrade.exchange.binance import (
     DEMO,
     LIVE,
@@ -655,6 +656,32 @@ def test_a_regular_comparison_asks_for_little_and_settings_and_fees_are_asked_fo
         assert await weight(rest.summary("BTCUSDT")) == 17
         harness.clock.now += FEES_MS
         assert await weight(rest.snapshot("BTCUSDT", 0)) == 47
+
+    on_a_harness(story)
+
+
+@pytest.mark.parametrize(
+    ("late_s", "fails", "asked_again"),
+    [(0.0, 0, {}), (BEGUN_S + 0.1, 0, dict.fromkeys(WEIGHTS, 1)), (0.0, 1, {"openOrders": 1})],
+    ids=["in time", "too late", "one failed"],
+)
+def test_a_snapshot_uses_what_was_asked_before_it(late_s: float, fails: int, asked_again: dict[str, int]) -> None:
+    async def story(harness: Harness) -> None:
+        open_account(harness.fake)
+        harness.fake.will("GET", "/fapi/v1/openOrders", *[error(-1000)] * fails)
+        harness.fake.asked.clear()
+        harness.rest.begin_account("BTCUSDT")
+        reader = harness.rest._account
+        await asyncio.wait(reader._begun.values())
+        before = Counter(each.path.rpartition("/")[2] for each in harness.fake.asked)
+        assert before == dict.fromkeys(WEIGHTS.keys() - {"userTrades"}, 1)
+        reader._begun_at -= late_s
+        snapshot = await harness.rest.snapshot("BTCUSDT", 0)
+        after = Counter(each.path.rpartition("/")[2] for each in harness.fake.asked if "ticker" not in each.path)
+        assert after - before == {"userTrades": 1} | asked_again
+        assert (snapshot.position.quantity, len(snapshot.orders), len(snapshot.fills)) == (4, 1, 1)
+        await harness.rest.snapshot("BTCUSDT", 0)  # an answer is used once
+        assert sum(each.path.endswith("openOrders") for each in harness.fake.asked) == after["openOrders"] + 1
 
     on_a_harness(story)
 

@@ -212,7 +212,7 @@ def test_no_function_stands_in_two_modules() -> None:
 
 
 AWAITED = {
-    "engine.resumption": 2, "engine.engine": 1, "live": 1, "exchange.account_reader": 1, "exchange.fee_prices": 1,
+    "engine.resumption": 2, "engine.engine": 1, "live": 1, "exchange.account_reader": 2, "exchange.fee_prices": 1,
     "exchange.streams": 1, "exchange.trade_sequence": 1, "engine.demo_check.check": 1, "engine.demo_check.frames": 1,
     "engine.demo_check.ending": 1, "background": 1,
 }  # fmt: skip

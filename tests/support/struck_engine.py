@@ -2,10 +2,11 @@
 
     python struck_engine.py PLAN RUN
 
-A guardian starts it in place of `python -m voltrade engine RUN`, and but for the strikes it runs the very same. PLAN is
-a JSON file with the names of a file for `marks`, the `strikes`, and the variables of `later` lives. A strike comes in
-one life of the engine (0 is the first), at the `nth` time that something happens (`what`, see `Strikes.reach`) since a
-`phase` has begun. The file of marks gets a line of JSON for each life and each strike, with its time.
+A guardian starts it in place of `python -m voltrade.engine.engine_process RUN`, and but for the strikes it runs the
+very same. PLAN is a JSON file with the names of a file for `marks`, the `strikes`, and the variables of `later` lives.
+A strike comes in one life of the engine (0 is the first), at the `nth` time that something happens (`what`, see
+`Strikes.reach`) since a `phase` has begun. The file of marks gets a line of JSON for each life and each strike, with
+its time.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from voltrade.engine.account_history import (
 )
 from voltrade.engine.checks import Check, has_our_position, refused, told
 from voltrade.engine.control import Control
+from voltrade.engine.first_questions import FirstQuestions
 from voltrade.engine.guardian import LOCK
 from voltrade.engine.heartbeat import Heartbeat
 from voltrade.engine.modes import SELDOM_S, Known, Wiring, waited_for, wire
@@ -70,18 +71,19 @@ class Engine:
     journal_type: ClassVar[type[Journal]] = Journal
     record_type: ClassVar[type[Record]] = Record
 
-    def __init__(self, run_dir: Path, heartbeat: Heartbeat | None = None) -> None:
+    def __init__(self, run_dir: Path, heartbeat: Heartbeat | None = None, first: FirstQuestions | None = None) -> None:
         """Read the run's settings.
 
         Args:
             run_dir: Folder of the run.
             heartbeat: Signs of life for the guardian; None without a guardian.
+            first: Questions about the account that are on their way already, in the loop that runs the session.
 
         Raises:
             ConfigError: A parameter differs from what the process was given, or from the journal's first row.
             SessionError: The folder has no `run.json` that can be read.
         """
-        self._dir = run_dir
+        self._dir, self._first = run_dir, first
         self._record = self.record_type(run_dir)
         rule_sha256 = self._record.facts.get("rule_sha256", "")
         self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
@@ -178,7 +180,8 @@ class Engine:
         facts, path = self._record.facts, self._dir / JOURNAL
         instrument, began = recovery.instrument_of(path), recovery.began_at(path, facts)
         return Known(
-            instrument, facts.get("account", ""), facts.get("account_name", ""), began, recovery.begun_by(path)
+            *(instrument, facts.get("account", ""), facts.get("account_name", ""), began, recovery.begun_by(path)),
+            first=self._first,
         )
 
     def _new_id(self) -> str:

@@ -22,20 +22,12 @@ from typing import Any, TypeVar
 
 from voltrade.config import Config
 from voltrade.engine.clocks import TapeClock, WallClock
+from voltrade.engine.first_questions import FirstQuestions, endpoint_for
 from voltrade.engine.paper import OnAggTrade, OnEvent, PaperExchange
 from voltrade.engine.permission import Permission, permit, permit_resumed
 from voltrade.engine.venue_process import VenueProcess
 from voltrade.errors import ConfigError, ExchangeError, SessionError
-from voltrade.exchange.binance import (
-    DEMO,
-    LIVE,
-    BinanceRestClient,
-    BinanceWSManager,
-    Endpoint,
-    connect,
-    endpoint_of,
-    exchange_of,
-)
+from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Endpoint, connect, exchange_of
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.ports import OrderGateway
@@ -154,6 +146,7 @@ class Known:
         account: Name of the account for its ledger; empty where it has to be asked for.
         began: When it began, ms UTC; 0 where that isn't known.
         word: The trading confirmation that it began with; None where that isn't known.
+        first: Questions that are on their way already; None for none.
     """
 
     instrument: Instrument | None
@@ -161,6 +154,7 @@ class Known:
     account: str = ""
     began: int = 0
     word: str | None = None
+    first: FirstQuestions | None = None
 
 
 async def wire(
@@ -292,11 +286,8 @@ async def _wire_binance(config: Config, permission: Permission, known: Known | N
 
 
 def _endpoint(config: Config) -> Endpoint:
-    """Return Binance, its demo, or the simulated venue that replaces either."""
     session = config.session
-    if session.venue:
-        return Endpoint.simulated(session.venue, session.venue.replace("http", "ws", 1))
-    return endpoint_of(DEMO if session.mode == "demo" else LIVE, session.rest_host, session.stream_host)
+    return endpoint_for(session.mode, session.venue, session.rest_host, session.stream_host)
 
 
 async def _wire(
@@ -306,8 +297,12 @@ async def _wire(
     clock: TapeClock | WallClock,
     known: Known | None,
 ) -> Wiring:
-    exchange = connect(endpoint, credentials, clock, config.execution.recv_window_ms)
-    rest = BinanceRestClient(exchange, endpoint.name)
+    first, window_ms = known.first if known else None, config.execution.recv_window_ms
+    if first is not None and first.take(endpoint, credentials, window_ms):
+        clock, exchange, rest = first.clock, first.exchange, first.rest
+    else:
+        exchange = connect(endpoint, credentials, clock, window_ms)
+        rest = BinanceRestClient(exchange, endpoint.name)
     try:
         instrument = await first_contact(rest, clock, config.session.symbol, known.instrument if known else None)
     except BaseException:

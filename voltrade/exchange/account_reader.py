@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from voltrade.errors import DataError, ExchangeError
@@ -26,6 +27,36 @@ INCOME_DAYS = 89
 
 NAMES_AT_ONCE, NAMES_WITHIN_S = 5, 1.0
 """How many orders are asked for their names at once, and how long a snapshot waits for the answers."""
+
+
+BEGUN_S = 2.5
+"""How long before a snapshot its questions may have been sent: long enough for an engine to import the rest of itself,
+and so short that what it then believes of an account that others change is not older than a slow answer."""
+
+
+class _Question(NamedTuple):
+    """A question about the account, and the symbol that it is asked with; empty for none."""
+
+    name: str
+    symbol: str = ""
+
+
+def _account_of(symbol: str) -> tuple[_Question, ...]:
+    """Return the questions for account, position and open orders of both kinds."""
+    position = _Question("fapiPrivateV3GetPositionRisk", symbol)
+    return _Question("fapiPrivateV3GetAccount"), position, *_open_orders(symbol)
+
+
+def _open_orders(symbol: str) -> tuple[_Question, _Question]:
+    return _Question("fapiPrivateGetOpenOrders", symbol), _Question("fapiPrivateGetOpenAlgoOrders", symbol)
+
+
+def _settings_of(symbol: str) -> tuple[_Question, _Question]:
+    return _Question("fapiPrivateGetSymbolConfig", symbol), _Question("fapiPrivateGetAccountConfig")
+
+
+def _fees_of(symbol: str) -> _Question:
+    return _Question("fapiPrivateGetCommissionRate", symbol)
 
 
 class _Settings(NamedTuple):
@@ -60,6 +91,31 @@ class AccountReader:
         """How often the name of an order was asked for, by the exchange's id."""
         self._fee_rates: dict[str, tuple[int, int, int]] = {}
         """When they were read, ms; taker and maker fee; by symbol."""
+        self._begun: dict[_Question, asyncio.Task[Any]] = {}
+        """Questions of `begin` whose answers nothing has used yet."""
+        self._begun_at = 0.0
+
+    def begin(self, symbol: str) -> None:
+        """Ask now what the next `snapshot` asks, but for the trades: it uses the answers if it comes within BEGUN_S.
+
+        For an engine that comes back: it asks before it knows from which trade on its journal lacks them.
+        """
+        questions: tuple[_Question, ...] = (*_account_of(symbol), *_settings_of(symbol), _fees_of(symbol))
+        self._begun_at = asyncio.get_running_loop().time()
+        self._begun = {question: asyncio.create_task(self._send(question)) for question in questions}
+        for task in self._begun.values():
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may never be used
+
+    def _send(self, question: _Question) -> Coroutine[Any, Any, Any]:
+        return self._read(question.name, {"symbol": question.symbol} if question.symbol else None)
+
+    async def _ask(self, question: _Question) -> Any:
+        """Return the answer to a question, or to the same one of `begin`."""
+        begun = self._begun.pop(question, None)
+        if begun is not None and asyncio.get_running_loop().time() - self._begun_at < BEGUN_S:
+            with suppress(ExchangeError):
+                return await begun
+        return await self._send(question)
 
     async def summary(self, reader: MessageReader, settings: bool = True) -> AccountSummary:
         """Return wallet, position, settings and the ids of the open orders; request weight 7, with settings 17.
@@ -71,8 +127,8 @@ class AccountReader:
         self._fee_prices.refresh(reader.instrument.quote_asset, self._clock())
         found, account, orders, algos = await self._read_all(
             self._settings_of(reader, symbol, settings),
-            self._read("fapiPrivateV3GetAccount"),
-            *self._open_orders(symbol),
+            self._ask(_Question("fapiPrivateV3GetAccount")),
+            *map(self._ask, _open_orders(symbol)),
         )
         try:
             wallet, _ = reader.wallet(account)
@@ -103,9 +159,7 @@ class AccountReader:
         found, (taker, maker), account, positions, orders, algos, trades = await self._read_all(
             self._settings_of(reader, symbol, settings),
             self._fees_of(reader, symbol),
-            self._read("fapiPrivateV3GetAccount"),
-            self._read("fapiPrivateV3GetPositionRisk", {"symbol": symbol}),
-            *self._open_orders(symbol),
+            *map(self._ask, _account_of(symbol)),
             self._user_trades(symbol, since_trade_id),
         )
         try:
@@ -185,14 +239,6 @@ class AccountReader:
                 raise answer
         return answers
 
-    def _open_orders(self, symbol: str) -> tuple[Coroutine[Any, Any, Any], Coroutine[Any, Any, Any]]:
-        """Return the requests for the open orders of both kinds."""
-        of_symbol = {"symbol": symbol}
-        return (
-            self._read("fapiPrivateGetOpenOrders", of_symbol),
-            self._read("fapiPrivateGetOpenAlgoOrders", of_symbol),
-        )
-
     @staticmethod
     def _orders(reader: MessageReader, rows: Any) -> tuple[OrderUpdate, ...]:
         return tuple(map(reader.order, rows_of("openOrders", rows)))
@@ -204,9 +250,7 @@ class AccountReader:
     async def _settings_of(self, reader: MessageReader, symbol: str, read: bool) -> _Settings:
         """Return the settings of the account and a symbol: read anew, or as they were read last."""
         if read or symbol not in self._settings:
-            config, account = await self._read_all(
-                self._read("fapiPrivateGetSymbolConfig", {"symbol": symbol}), self._read("fapiPrivateGetAccountConfig")
-            )
+            config, account = await self._read_all(*map(self._ask, _settings_of(symbol)))
             try:
                 flags = Fields("accountConfig", account)
                 modes = flags.flag("dualSidePosition"), flags.flag("multiAssetsMargin")
@@ -219,7 +263,7 @@ class AccountReader:
         """Return taker and maker fee; they are read once a day, since reading them is dear."""
         now, known = self._clock(), self._fee_rates.get(symbol)
         if known is None or now - known[0] >= FEES_MS:
-            rates = await self._read("fapiPrivateGetCommissionRate", {"symbol": symbol})
+            rates = await self._ask(_fees_of(symbol))
             try:
                 self._fee_rates[symbol] = (now, *reader.fee_rates(rates))
             except DataError as error:

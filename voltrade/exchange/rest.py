@@ -173,6 +173,10 @@ class BinanceRestClient:
         """Return the account, its open orders, and our trades after an id; see `AccountReader.snapshot`."""
         return await self._account.snapshot(await self._reader(symbol), since_trade_id, settings)
 
+    def begin_account(self, symbol: str) -> None:
+        """Ask now what the next `snapshot` asks; see `AccountReader.begin`."""
+        self._account.begin(symbol)
+
     async def income(self, symbol: str, since: int) -> tuple[Income, ...]:
         """Return the changes of the wallet since a time; see `AccountReader.income`."""
         return await self._account.income(await self._reader(symbol), since)

@@ -48,7 +48,7 @@ START_WITHIN_S = 180.0
 EXIT_WITHIN_S = 10.0
 """Longest wait for the end of the engine's process after the end of the session."""
 
-ENGINE = (sys.executable, "-m", "voltrade", "engine")
+ENGINE = (sys.executable, "-m", "voltrade.engine.engine_process")
 """Command of the engine process; its guardian adds the run's folder."""
 
 _PLAIN = (str, bytes, numbers.Number, Decimal, type(None), list, tuple, dict, set)
