@@ -108,7 +108,7 @@ def is_recoverable(plan: Plan) -> bool:
 def draw_looks(seed: int) -> tuple[float, ...]:
     """Draw when an operator looks at the session: once in each of four parts, so that a halt is not its end."""
     draw = np.random.default_rng([seed, 7])
-    part = LAST_FAULT_S / LOOKS
+    part = FAULTS_S / LOOKS
     return tuple(float(round(draw.uniform(number, number + 1) * part, 1)) for number in range(LOOKS))
 
 
