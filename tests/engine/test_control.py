@@ -153,7 +153,7 @@ def test_ctl_names_the_run_that_it_speaks_to(served: Served, capsys: pytest.Capt
     served.add("today", "a1b2")
     assert main(["ctl", "pause"]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said.pop("command").startswith("pause was taken, and is kept")  # nothing of whether it was obeyed yet
+    assert said.pop("command").startswith("pause is kept until the core takes it")
     assert said == {"run": "runs/today", "id": "a1b2", "state": "running"}
     assert served.orders == {"today": [("pause", "", False)]}
 

@@ -59,7 +59,6 @@ from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
 from voltrade.runs.replay import Replay, session_facts, start_row
 from voltrade.runs.run_file import JOURNAL, Record, utc_now
-from voltrade.saved_account import STATE_UNREAD
 from voltrade.strategy.rule_file import read_parameters, signal_engine_of
 
 log = logging.getLogger(__name__)
@@ -193,8 +192,7 @@ class Engine:
         if self._ledger is not None:
             self._ledger.on_write_failure = self._reduce_only
             if lost := self._ledger.check_run(self._id, self._dir, self._is_new):
-                why = STATE_UNREAD if self._ledger.unread else recovery.LOST
-                self._is_new, self.caretaker = False, self.caretaker or f"{why}: {lost}"
+                self._is_new, self.caretaker = False, self.caretaker or recovery.reason_of(lost, self._ledger.unread)
             wiring.restore_paper_account(self._ledger.folder)
 
     def _close(self) -> None:
@@ -253,8 +251,7 @@ class Engine:
         observers: list[Callable[[Event | Output], None]] = [self.notifier.observer(messages), self._alarms.observe]
         where = wiring.instrument, wiring.endpoint.rest
         self._recording = recorder.recording_of(self._config.session, *where, wiring.clock())
-        if self._recording is not None:
-            observers.append(self._recording.observe)
+        observers += [self._recording.observe] if self._recording is not None else []
 
         def observe(fact: Event | Output) -> None:
             if isinstance(fact, Operator):

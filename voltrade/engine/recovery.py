@@ -21,6 +21,7 @@ from voltrade.journal.rows import Row
 from voltrade.model import Instrument
 from voltrade.runs.replay import Replay, recover, traded_instrument
 from voltrade.runs.run_file import JOURNAL, refuse_missing
+from voltrade.saved_account import STATE_UNREAD
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ LOST = "JOURNAL_LOST"
 
 LOST_BEFORE = "lost"
 """Field of a journal's first row: why the run's journal before it can't be read."""
+
+
+def reason_of(lost: str, unread: str) -> str:
+    """Return the reason of the caretaker of a run whose ledger misses rows of its journal, or can't be read."""
+    return f"{STATE_UNREAD if unread else LOST}: {lost}"
 
 
 def identity_of(run_dir: Path, record: Mapping[str, Any], new_id: Callable[[], str]) -> tuple[str, bool]:
