@@ -1431,13 +1431,17 @@ def _questions(reading: Reading) -> list[tuple[int, int]]:
 def _repeated(reading: Reading) -> list[Violation]:
     """What is done over and over within a minute: the first of each kind.
 
-    Orders for one purpose that are refused with one code, and by a filter sooner, unless a fault refused them; streams
-    of one kind that are opened; one order that is looked up; and all that is read.
+    Orders for one purpose that are refused with one code, and by a filter sooner, unless a fault refused them (parts of
+    one exit, sent before the first was answered, count as one); streams of one kind that are opened; one order that is
+    looked up; and all that is read.
     """
     times: dict[tuple[str, int], list[int]] = {}
+    told_at: dict[tuple[str, int], int] = {}
     for request in reading.evidence.requests:
         for what in _counted(reading, request):
-            times.setdefault(what, []).append(request.sent)
+            if "refusals" not in what[0] or request.sent > told_at.get(what, -1):
+                times.setdefault(what, []).append(request.sent)
+                told_at[what] = request.answered
     for time, url in reading.evidence.dials:
         kind = next((kind for kind in ("private", "market", "public") if kind in url), "other")
         times.setdefault((f"dials of {kind}", DIALS), []).append(time)

@@ -426,12 +426,12 @@ def spent(more: int) -> Doctor:
     return doctor
 
 
-def over_and_over(count: int, **facts: Any) -> Doctor:
-    """The last request is sent so many times more, each second."""
+def over_and_over(count: int, each_ms: int = 1_000, **facts: Any) -> Doctor:
+    """The last request is sent so many times more, each second if not said otherwise."""
 
     def change(requests: list[Request]) -> list[Request]:
         last = replace(requests[-1], **facts)
-        return [*requests, *(replace(last, sent=last.sent + 1_000 * n, arrived=-1) for n in range(count))]
+        return [*requests, *(replace(last, sent=last.sent + each_ms * n, arrived=-1) for n in range(count))]
 
     return of_requests(change)
 
@@ -1228,6 +1228,7 @@ DOCTORED: list[Case] = [
     ("a user stream says nothing and is not dialled again", deaf(20_000), {"O12 stream not dialled"}),
     ("an order is refused again and again", refused_each_second(31), {"O12 repeated"}),
     ("an order is refused by a filter again and again", over_and_over(4, **BY_FILTER), {"O12 repeated"}),
+    ("the parts of an exit are refused by a filter at once", over_and_over(4, 0, **BY_FILTER), set()),
     ("an order is looked up again and again", over_and_over(41, **LOOKED_UP), {"O12 repeated"}),
     ("a stream is opened again and again", dialled(26), {"O12 repeated"}),
     ("a key expires and no stream is opened for 11 s", key_expired(11_000), {"O12 stream not dialled"}),
