@@ -808,14 +808,17 @@ def _is_within(time: int, stretches: list[tuple[int, int]]) -> bool:
 
 def _sent_unasked(reading: Reading) -> list[Violation]:
     """Entries that left although an answer, as it came over the wire, had said nothing of an order, or of another one,
-    and no news of it had come; or had refused our rights, and no person had resumed. Of an account's only run."""
+    and no news of it had come; or had refused our rights, and no person had resumed.
+
+    Of an account's only run, and not where a disk lost what the engine had written of it.
+    """
     evidence, found = reading.evidence, []
     if len(evidence.journals) > 1:
         return []
     wrong, news = _wrong_clocks(evidence), _news(reading)
     resumed = [row.time for _, row in reading.of_kind("Operator") if row.body["action"] == "resume"]
     stops = list[Stop]()
-    for post in _own_posts(evidence):
+    for post in (each for each in _own_posts(evidence) if not reading.was_lost(each.answered)):
         if post.code in KEY_CODES:
             end = next((time for time in resumed if time >= post.answered), NEVER)
             stops.append(Stop("key", post.answered, end, f"{post.client_id} was refused with {post.code}"))

@@ -391,6 +391,16 @@ def answering(name: str, do: str = "", **facts: Any) -> Doctor:
     return doctor
 
 
+def lost_at(name: str) -> Doctor:
+    """The engine is killed when an order's request is answered, and its last writes are lost."""
+
+    def doctor(found: Evidence) -> Evidence:
+        post = next(each for each in found.requests if each.method == "POST" and each.client_id.endswith(name))
+        return replace(found, strikes=[Strike("kill", post.answered, post.answered, {"lost": 3, "row": "E3"})])
+
+    return doctor
+
+
 def unheard(name: str) -> Doctor:
     """The journal has no news of an order but the answer to its request."""
 
@@ -1369,6 +1379,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an answer for another order, and news", answering("-1s1", "alter_answer")),
     ("an answer that says that nothing was done", both(answering("-1s1", code=-1008), unheard("-1s1"))),
     ("rights that were refused, and a person", both(answering("-1s1", code=-2015), of_journal(resumed_before_entries))),
+    ("rights that were refused, and a disk that lost it", both(answering("-1s1", code=-2015), lost_at("-1s1"))),
     ("a little weight after others used it up", spent(240)),
     ("an order that is refused 30 times", refused_each_second(30)),
     ("an order that a filter refuses three times", over_and_over(3, **BY_FILTER)),
