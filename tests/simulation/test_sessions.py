@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from simulation.backtested import differences
+from simulation.backtested import compared
 from simulation.evidence import Evidence, JournalRow
 from simulation.oracles import judge
 from simulation.plans import RULE, Plan, clean_plan, draw_plan
@@ -92,7 +92,9 @@ def test_a_clean_session_without_latency_is_the_backtest(seed: int) -> None:
     plan = clean_plan(seed, latency_s=(0.0, 0.0))
     evidence = play(plan)
     assert sum(row.kind == "OrderIntent" for row in evidence.journals[0]) >= 5
-    assert differences(plan, evidence) == []
+    found = compared(plan, evidence)
+    assert found.differences == []
+    assert found.decisions >= 5
     assert judge(evidence) == []
 
 
