@@ -43,6 +43,7 @@ OMITTED_ATTRIBUTES = {
         "monitors",
         "_step",
         "_signal_step",
+        "_decide",
     },
     "CircuitBreaker": {"_state", "_holds", "_rules"},
     "SymbolState": {"instrument", "pipeline", "engine", "monitor", "expected_range"},
