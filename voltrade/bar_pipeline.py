@@ -51,6 +51,8 @@ class BarPipeline:
         self.rule_error: Exception | None = None
         self._bars = np.zeros(_INITIAL_ROWS, BAR)
         self._decisions = np.zeros(_INITIAL_ROWS, engine.decision_dtype)
+        self._again_from = (0, engine.state.copy())
+        """Number of the bar, and the rule's state before it, from which on a rule that was plain decides again."""
 
     def process(self, trades: Trades, start: int, due: int, stop_at_bar: int) -> int:
         """Process trades from index `start` and return the index of the next trade.
@@ -98,9 +100,22 @@ class BarPipeline:
         return np.zeros(1, self.engine.decision_dtype)[0]
 
     def take_rules(self) -> None:
-        """Take the compiled rules if they were plain, and are compiled by now."""
+        """Take the compiled rules if they were plain, and are compiled by now.
+
+        What a rule file's rule keeps between bars is calculated again then: plain Python may round another way.
+        """
+        was_own = self.has_plain_own_rule
         self.aggregator.take_rules()
         self.engine.take_program()
+        if was_own and not self.engine.is_plain and not self.rule_off:
+            first, self.engine.state = self._again_from[0], self._again_from[1].copy()
+            for number in range(first, self.count):
+                self._decision_on(self._bars[number], number)
+
+    @property
+    def has_plain_own_rule(self) -> bool:
+        """Whether a rule file's rule is plain Python until it is compiled: it must decide on no new bar."""
+        return type(self.engine) is not SignalEngine and self.engine.is_plain
 
     @property
     def is_plain(self) -> bool:
@@ -117,7 +132,8 @@ class BarPipeline:
         if not self.rule_off:
             return
         self.rule_off, self.rule_error = "", None
-        for number in range(max(self.count - self.engine.warmup_bars, 0), self.count):
+        self._again_from = max(self.count - self.engine.warmup_bars, 0), self.engine.state.copy()
+        for number in range(self._again_from[0], self.count):
             self._decision_on(self._bars[number], number)  # a failure switches it off again
 
     def continue_from(self, point: BarResumePoint) -> None:
@@ -181,5 +197,6 @@ class BarPipeline:
         self.aggregator.restore(saved[head:middle])
         engine.state = restored(engine.state.dtype, saved[middle:tail])
         self.count = count
+        self._again_from = count, engine.state.copy()
         self._bars = grown(restored(BAR, saved[tail:decisions]), count, _INITIAL_ROWS)
         self._decisions = grown(restored(engine.decision_dtype, saved[decisions:]), count, _INITIAL_ROWS)

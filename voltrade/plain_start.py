@@ -30,6 +30,11 @@ def begin_plain() -> None:
     _LACKING.set(set())
 
 
+def has_begun_plain() -> bool:
+    """Return whether `begin_plain` was called in this task, or in one that started it."""
+    return _LACKING.get() is not None
+
+
 def lacking() -> frozenset[str]:
     """Return the names of the entry points that were plain, since the cache lacked them, when they were asked for."""
     return frozenset(_LACKING.get() or ())
@@ -52,7 +57,10 @@ def entry(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
             names.add(key[0])
     if key in _compiled:
         return _compiled[key]
-    found = _plain_entry(function)
+    try:
+        found = _plain_entry(function)
+    except TypeError:  # a closure, which no copy of a function has
+        return _compiled.setdefault(key, compile_for(function, signature, **options))
     _plain.add(found)
     return found
 

@@ -53,7 +53,7 @@ from voltrade.indicators import (
     ema_step,
 )
 from voltrade.model import BAR, Instrument, Int64s, Side, Signal, VolumeBar
-from voltrade.plain_start import entry, is_plain
+from voltrade.plain_start import entry, has_begun_plain, is_plain
 
 __all__ = [
     "AGREEMENT",
@@ -638,9 +638,11 @@ def _compiled_program(engine: type[SignalEngine], step: Step, state: np.dtype[An
     bound = compiled_in_place(bind(step, INDICATORS=indicators, RULE=compiled(engine._detect_signal)))
     records = [rows_of(dtype) for dtype in (SCALE, RULE_BAR, state, settings, _decision_dtype(engine))]
     signature = types.void(rows_of(BAR), *records)
-    # The built-in rule may begin as plain Python. Of another one nobody knows that it gives the same bits then, such as
-    # by `exp`, and raises the same.
-    make = entry if engine is SignalEngine else compile_for
+    # Of another rule than the built-in one nobody knows that it gives the same bits as plain Python, such as by `exp`,
+    # and raises the same: its decisions are only compared so (`BarPipeline.take_rules`). One that isn't in a file has
+    # no name of its own.
+    may_begin_plain = has_begun_plain() and isinstance(engine.on_volume_bar, BarStep)
+    make = entry if engine is SignalEngine or may_begin_plain else compile_for
     return Program(bound, make(bind(_step_bars, STEP=bound), signature), is_compiled=True)
 
 

@@ -9,17 +9,28 @@ import signal
 import subprocess
 import sys
 import time
+from contextvars import copy_context
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from voltrade import plain_start
-from voltrade.config import SignalSettings
+from voltrade import plain_start, signal_engine
+from voltrade.bar_pipeline import BarPipeline
+from voltrade.compiled import uncompiled
+from voltrade.config import BarSettings, SignalSettings
+from voltrade.data.synthetic import synthetic_market
 from voltrade.engine import rule_compiler
+from voltrade.engine.resumption import Resumption
 from voltrade.engine.rule_compiler import LOCK, RuleCompiler, compile_beside
-from voltrade.model import Trouble
+from voltrade.errors import JournalError
+from voltrade.model import DAY_MS, NEVER, Trades, Trouble
+from voltrade.runs import replay
+from voltrade.signal_engine import SignalEngine
+from voltrade.simulated.symbols import shipped_instrument
+from voltrade.strategy.rule_file import compile_own
 
 
 class System:
@@ -29,7 +40,8 @@ class System:
 
     def __init__(self) -> None:
         self.told: list[Trouble] = []
-        self.core = SimpleNamespace(is_plain=True, config=SimpleNamespace(signals=SignalSettings()), taken=0)
+        config = SimpleNamespace(signals=SignalSettings())
+        self.core = SimpleNamespace(is_plain=True, config=config, taken=0, symbol_states=dict[str, Any]())
         self.core.take_rules = self.take
 
     def take(self) -> None:
@@ -145,3 +157,145 @@ def test_what_the_cache_lacks_is_plain_and_is_not_looked_for_at_each_call(
 
 def _twice(number: int) -> int:
     return 2 * number
+
+
+# --- a rule file's own rule -------------------------------------------------------------------------------------------
+
+
+class Own(SignalEngine):
+    """A rule of a file."""
+
+    @staticmethod
+    def _detect_signal(state: Any, bar: Any, settings: Any, decision: Any) -> int:
+        return 1 if decision.ready and bar.close > decision.vwap else 0
+
+
+def lack(*given: Any, **options: Any) -> Any:
+    raise plain_start.NotKept
+
+
+def a_pipeline(rule: type[SignalEngine], trades: Trades) -> BarPipeline:
+    settings = BarSettings(unit="trades", threshold=Decimal(20))
+    instrument = shipped_instrument("BTCUSDT")
+    pipeline = BarPipeline(instrument, settings, rule(SignalSettings(), instrument))
+    assert pipeline.process(trades, 0, NEVER, 10**9) > 0
+    return pipeline
+
+
+def test_what_an_own_rule_kept_as_plain_python_is_calculated_again_once_it_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may round another way; what is in a checkpoint was compiled."""
+    trades = synthetic_market(shipped_instrument("BTCUSDT"), 3, 0.2, 20_458 * DAY_MS)
+    monkeypatch.setattr(signal_engine, "_programs", {})
+    monkeypatch.setattr(plain_start, "compile_for", lack)
+    monkeypatch.setattr(signal_engine, "compile_for", lambda function, *_, **__: uncompiled(function))
+
+    def decide() -> None:
+        plain_start.begin_plain()
+        pipeline, right = a_pipeline(Own, trades), a_pipeline(SignalEngine, trades)
+        assert (pipeline.has_plain_own_rule, right.has_plain_own_rule) == (True, False)
+        assert pipeline.count > 10
+        saved = pipeline.state_bytes()
+        state = pipeline.engine.state.tobytes()
+        pipeline.engine.state["ema_fast"] += 1e-9
+        pipeline.take_rules()
+        assert pipeline.has_plain_own_rule
+        assert pipeline.engine.state.tobytes() != state
+        compile_own(pipeline.engine)
+        pipeline.take_rules()
+        assert not pipeline.has_plain_own_rule
+        assert pipeline.engine.state.tobytes() == state
+        pipeline.restore(saved)
+        assert pipeline._again_from[0] == pipeline.count
+
+    copy_context().run(decide)
+
+
+def test_an_own_rule_is_compiled_here_before_any_trade_is_given_to_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    system, did = System(), list[str]()
+    own = SimpleNamespace(has_plain_own_rule=True)
+    system.core.symbol_states["BTCUSDT"] = SimpleNamespace(pipeline=own, engine="the rule")
+    system.core.is_plain = False  # nothing else is
+
+    async def story() -> None:
+        compiler = RuleCompiler(system)  # type: ignore[arg-type]
+        monkeypatch.setattr(
+            rule_compiler, "compile_own", lambda rule: did.append(f"{rule}, {compiler.has_own.is_set()}")
+        )
+        await compiler.run()
+        assert compiler.has_own.is_set()
+
+    asyncio.run(story())
+    assert did == ["the rule, False"]
+    assert system.core.taken == 2
+
+
+def test_missed_trades_wait_for_an_own_rule() -> None:
+    asked: list[str] = []
+
+    async def load(newest: int) -> str:
+        return f"up to {newest}"
+
+    async def agg_trades(*given: Any, **how: Any) -> list[tuple[int]]:
+        asked.append("newest")
+        return [(7,)]
+
+    async def story() -> None:
+        wiring = SimpleNamespace(rest=SimpleNamespace(agg_trades=agg_trades), instrument=SimpleNamespace(symbol="B"))
+        system = SimpleNamespace(catch_up=asked.append)
+        feed = SimpleNamespace(release=lambda newest: asked.append(f"release {newest}"))
+        given: Any = (wiring, system, feed, load, None)
+        has_rule = asyncio.Event()
+        waiting = asyncio.create_task(Resumption(*given)._catch_up(has_rule))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert asked == []
+        has_rule.set()
+        await waiting
+
+    asyncio.run(story())
+    assert asked == ["newest", "up to 7", "release 7"]
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_replay_that_differs_is_made_again_with_the_rule_compiled_if_it_was_plain(
+    is_plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it rounded another way; else the journal can't be resumed from."""
+    state = SimpleNamespace(engine="the rule", pipeline=SimpleNamespace(has_plain_own_rule=is_plain))
+    core: Any = SimpleNamespace(symbol_states={"BTCUSDT": state})
+    right, compiled_rules = replay.Replay(core=core), list[Any]()
+    differs = replay.Replay(core=core)
+    differs.add_difference("row 3")
+    monkeypatch.setattr(replay, "compile_own", compiled_rules.append)
+    monkeypatch.setattr(replay, "_from_checkpoint", lambda *_: right if compiled_rules else differs)
+    if is_plain:
+        assert replay.recover(Path("journal.db")) is right
+        assert compiled_rules == ["the rule"]
+    else:
+        with pytest.raises(JournalError, match="row 3"):
+            replay.recover(Path("journal.db"))
+
+
+def test_a_closure_is_compiled_since_no_copy_of_it_can_be_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+
+    def compile_for(function: Any, *given: Any, **options: Any) -> Any:
+        made.append(plain_start._LACKING.get() is not None)
+        if len(made) == 1:
+            raise plain_start.NotKept
+        return "compiled"
+
+    monkeypatch.setattr(plain_start, "_compiled", {})
+    monkeypatch.setattr(plain_start, "compile_for", compile_for)
+    by = 3
+
+    def times(number: int) -> int:
+        return by * number
+
+    def ask() -> Any:
+        plain_start.begin_plain()
+        return plain_start.entry(times, None)
+
+    assert copy_context().run(ask) == "compiled"

@@ -39,7 +39,7 @@ COMPILED_WITHIN_S = 400.0
 
 
 @contextmanager
-def session_without_cache(folder: Path, cache: Path) -> Iterator[RealSession]:
+def session_without_cache(folder: Path, cache: Path, **more: Any) -> Iterator[RealSession]:
     """A session whose engine was killed before its stop was sent; its successor has that cache."""
     points, at = [(0.0, 80_000.0)], 0.0
     while at < TAPE_S:
@@ -47,7 +47,7 @@ def session_without_cache(folder: Path, cache: Path) -> Iterator[RealSession]:
         at += UP_S + DOWN_S
     tape = path_tape(points, every_s=0.1, lots=200)
     with real_venue(folder, SETTINGS, tape, ()) as address:
-        session = RealSession(folder, address, SETTINGS, (KILL,), later={"VOLTRADE_CACHE": str(cache)})
+        session = RealSession(folder, address, SETTINGS | more, (KILL,), later={"VOLTRADE_CACHE": str(cache)})
         try:
             session.until_struck()
             session.until(lambda: is_covered(session), "a position with its stop")
@@ -136,6 +136,30 @@ def test_compiled_rules_take_the_place_of_plain_ones_while_a_session_runs(
         assert not compilers(cache)
     assert len(check(session).lives) == 2
     tell(request.config, f"compiled after {took_s:.0f} s")
+
+
+@pytest.mark.campaign
+def test_a_rule_files_rule_is_compiled_while_its_position_is_looked_after(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Its stop is sent first. The rule decides on no bar until it is compiled, then on those of meanwhile too."""
+    rule = tmp_path / "own.py"
+    rule.write_text(
+        "from voltrade.signal_engine import SignalEngine\n\n\n"
+        "class Own(SignalEngine):\n"
+        "    @staticmethod\n"
+        "    def _detect_signal(state, bar, settings, decision):\n"
+        "        return 1 if decision.ready and state.bars > 0 else 0\n"
+    )
+    cache = tmp_path / "cache"
+    with session_without_cache(tmp_path, cache, rule=f"{rule}:Own") as session:
+        at_stop = [path.name for path in cache.rglob("*step_bars*.nbc")]
+        session.until(lambda: rules(session) == "compiled", "compiled rules", COMPILED_WITHIN_S)
+    check(session)
+    assert at_stop == []
+    restarted = next(row.seq for row in journal.read(session.run / JOURNAL) if row.kind == "EngineRestarted")
+    assert [row for row in journal.read(session.run / JOURNAL, kind="Bar") if row.seq > restarted]
+    tell(request.config, f"{moments(session)}")
 
 
 @pytest.mark.campaign

@@ -59,7 +59,7 @@ from voltrade.runs.ledger import Ledger
 from voltrade.runs.ledger_file import FinalState
 from voltrade.runs.replay import Replay, session_facts, start_row
 from voltrade.runs.run_file import JOURNAL, Record, utc_now
-from voltrade.strategy.rule_file import read_parameters, signal_engine_of
+from voltrade.strategy.rule_file import signal_engine_of
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ class Engine:
         """
         self._dir, self._first = run_dir, first
         self._record = self.record_type(run_dir)
-        rule_sha256 = self._record.facts.get("rule_sha256", "")
-        self._config = read_parameters(self._record.facts["parameters"], run=run_dir, sha256=rule_sha256)
+        self._config = recovery.settings_of(run_dir, self._record.facts)
         begun = run_dir / JOURNAL if self._record.facts.get("begun") else None
         handover.refuse_others(os.environ, begun, self._config.parameters())
         self._system: LiveTradingSystem | None = None
@@ -178,10 +177,8 @@ class Engine:
             return None
         facts, path = self._record.facts, self._dir / JOURNAL
         instrument, began = recovery.instrument_of(path), recovery.began_at(path, facts)
-        return Known(
-            *(instrument, facts.get("account", ""), facts.get("account_name", ""), began, recovery.begun_by(path)),
-            first=self._first,
-        )
+        named = facts.get("account", ""), facts.get("account_name", "")
+        return Known(instrument, *named, began, recovery.begun_by(path), self._first)
 
     def _new_id(self) -> str:
         return uuid4().hex

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voltrade import journal
+from voltrade.config import Config
 from voltrade.errors import DamagedJournal
 from voltrade.folders import sync_folder
 from voltrade.journal import Journal
@@ -22,6 +23,7 @@ from voltrade.model import Instrument
 from voltrade.runs.replay import Replay, recover, traded_instrument
 from voltrade.runs.run_file import JOURNAL, refuse_missing
 from voltrade.saved_account import STATE_UNREAD
+from voltrade.strategy.rule_file import read_parameters
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,16 @@ LOST_BEFORE = "lost"
 def reason_of(lost: str, unread: str) -> str:
     """Return the reason of the caretaker of a run whose ledger misses rows of its journal, or can't be read."""
     return f"{STATE_UNREAD if unread else LOST}: {lost}"
+
+
+def settings_of(run_dir: Path, record: Mapping[str, Any]) -> Config:
+    """Return a run's settings; the rule of one that has begun was tried out then, and isn't again.
+
+    Raises:
+        ConfigError: They are none, or the rule isn't the one that the run was begun with.
+    """
+    sha256, is_tried = record.get("rule_sha256", ""), bool(record.get("begun"))
+    return read_parameters(record["parameters"], run=run_dir, sha256=sha256, tries_rule=not is_tried)
 
 
 def identity_of(run_dir: Path, record: Mapping[str, Any], new_id: Callable[[], str]) -> tuple[str, bool]:

@@ -122,7 +122,8 @@ class Resumption:
         await self._feed.start(None, hold=True, is_user_awaited=False)
         if isinstance(self._wiring.gateway, PaperExchange):
             self._wiring.gateway.open()
-        await asyncio.gather(self._catch_up(), self._make_table(), RuleCompiler(self._system).run())
+        compiler = RuleCompiler(self._system)
+        await asyncio.gather(self._catch_up(compiler.has_own), self._make_table(), compiler.run())
 
     async def _make_table(self) -> None:
         try:
@@ -130,8 +131,9 @@ class Resumption:
         except Exception:  # it is only told, and nothing depends on it
             log.exception("the start-up table could not be made")
 
-    async def _catch_up(self) -> None:
-        """Load the trades that a restarted core has missed; if that fails, the gap taints a bar."""
+    async def _catch_up(self, has_rule: asyncio.Event) -> None:
+        """Load the trades that a restarted core has missed, once it has a rule; if that fails, the gap taints a bar."""
+        await has_rule.wait()
         newest_trades = partial(self._wiring.rest.agg_trades, self._wiring.instrument.symbol, limit=1)
         [newest] = await waited_for(newest_trades, is_wanted=True) or [(0, 0, 0, 0, False)]
         try:

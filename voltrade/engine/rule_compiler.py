@@ -26,6 +26,7 @@ from voltrade.model import Trouble
 from voltrade.orders import account_books
 from voltrade.plain_start import begin_plain, lacking
 from voltrade.signal_engine import SignalEngine
+from voltrade.strategy.rule_file import compile_own
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ FAILED = "RULES_PLAIN"
 
 
 def load_rules(settings: SignalSettings) -> None:
-    """Load the rules that a core calls, or compile them; a rule file's own is compiled by its engine at the start."""
+    """Load the rules that a core calls, or compile them; a rule file's own is compiled by its engine."""
     bars.aggregate_loop()
     account_books.step()
     account_books.signal_step(decide)
@@ -69,13 +70,15 @@ class RuleCompiler:
 
     def __init__(self, system: LiveTradingSystem) -> None:
         self._system, self._core = system, system.core
+        self.has_own = asyncio.Event()
+        """Set once a rule file's rule is compiled, or can't be: no trade may be given to the core before."""
 
     async def run(self) -> None:
         """Take the rules that the cache has, have the others compiled, and take them between two events.
 
         A failure is told once; the rules stay plain Python then, which does the same, slower.
         """
-        self._core.take_rules()
+        await self._take_own()
         if not self._core.is_plain:
             return
         log.warning("rules run as plain Python, since the cache lacks them; another process compiles them")
@@ -90,6 +93,19 @@ class RuleCompiler:
                 told = f"{wrong}; rules run as plain Python, which does the same, slower"
                 self._system.on_event(Trouble(self._system.now, FAILED, told))
             await asyncio.sleep(pause_s)
+
+    async def _take_own(self) -> None:
+        """Compile a rule file's rule here in another thread, since no other process has that file; take what there is.
+
+        The loop goes on beside, a little slower.
+        """
+        self._core.take_rules()
+        for each in self._core.symbol_states.values():
+            if each.pipeline.has_plain_own_rule:
+                log.warning("the rule file's rule is compiled; until then no bar is decided on")
+                await asyncio.to_thread(compile_own, each.engine)
+                self._core.take_rules()
+        self.has_own.set()
 
     async def _try(self) -> str:
         """Compile in another process, load here in another thread, and take; return what went wrong."""

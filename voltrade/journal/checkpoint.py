@@ -47,7 +47,7 @@ OMITTED_ATTRIBUTES = {
     },
     "CircuitBreaker": {"_state", "_holds", "_rules"},
     "SymbolState": {"instrument", "pipeline", "engine", "monitor", "expected_range"},
-    "BarPipeline": {"aggregator", "engine", "rule_error", "_bars", "_decisions"},
+    "BarPipeline": {"aggregator", "engine", "rule_error", "_bars", "_decisions", "_again_from"},
     "OrderMonitor": {
         *("instrument", "_books", "_row", "_register", "_check", "_outputs", "_execution"),
         *("_position_row", "_order_rows"),

@@ -27,7 +27,7 @@ from voltrade.journal.checkpoint import CHECKPOINT, Checkpoints
 from voltrade.journal.market import MARKET
 from voltrade.model import Event, Instrument, Trades
 from voltrade.signal_engine import SignalEngine
-from voltrade.strategy.rule_file import load_rule
+from voltrade.strategy.rule_file import compile_own, load_rule
 
 log = logging.getLogger(__name__)
 
@@ -197,9 +197,19 @@ def recover(path: Path, as_far_as_possible: bool = False, advance: Callable[[], 
         JournalError: The replay makes other decisions than the journal has.
     """
     result = _from_checkpoint(path, advance) or replay(path, advance)
+    if result.differences and _compile_own_rules(result.core):
+        result = _from_checkpoint(path, advance) or replay(path, advance)
     if result.differences and not as_far_as_possible:
         raise JournalError(f"{path}: can't be resumed from: {result.shown[0]}")
     return result
+
+
+def _compile_own_rules(core: TradingCore | None) -> bool:
+    """Compile the rule of a rule file that was plain Python; return whether it was, and so may have decided so."""
+    plain = [each.engine for each in (core.symbol_states.values() if core else ()) if each.pipeline.has_plain_own_rule]
+    for engine in plain:
+        compile_own(engine)
+    return bool(plain)
 
 
 def _from_checkpoint(path: Path, advance: Callable[[], None]) -> Replay | None:

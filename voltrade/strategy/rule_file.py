@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,7 @@ def read_parameters(
     sha256: str | None = None,
     explicit: Collection[str] = (),
     makes_bars: bool = True,
+    tries_rule: bool = True,
     **more: object,
 ) -> Config:
     """Build the settings from flat parameters; `rule` may name a rule file, whose settings are parameters too.
@@ -55,6 +57,7 @@ def read_parameters(
         explicit: Names of parameters that the user gave; one that differs from the parameter file is refused, even
             if it is the default.
         makes_bars: Whether the settings are for bars at all; else a threshold that isn't given stays the default.
+        tries_rule: Whether the rule is compiled and tried out; a run that goes on has done so when it was begun.
 
     Raises:
         ConfigError: Names every parameter that is unknown, of the wrong type, out of bounds, or looks like a secret; or
@@ -76,7 +79,7 @@ def read_parameters(
         from voltrade.data.symbol_threshold import with_symbol_threshold  # only where it is needed, see below
 
         config = with_symbol_threshold(config)
-    if config.session.rule:
+    if config.session.rule and tries_rule:
         from voltrade.strategy.check import try_rule  # only where it is needed: a start waits for every import
 
         rule.program_for(config.signals)
@@ -97,6 +100,11 @@ def signal_engine_of(config: Config, instrument: Instrument, run: Path | None = 
         ConfigError: The rule file is missing or broken.
     """
     return load_rule(config.session.rule, run=run)(config.signals, instrument)
+
+
+def compile_own(engine: SignalEngine) -> None:
+    """Compile the rule of an engine, whether or not rules begin as plain Python in this task; see `plain_start`."""
+    Context().run(type(engine).program_for, engine.settings)
 
 
 def load_rule(name: object, sha256: str | None = None, run: Path | None = None) -> type[SignalEngine]:
