@@ -181,12 +181,13 @@ def book_funding(
 ) -> list[Output]:
     """Book funding to the symbol that the exchange names; where it names none, to the only one with a position.
 
-    With several positions, or where the one that paid has ended, it is booked to the account alone.
+    With several positions, or where the one that paid has ended (the next one may have no fill yet), it is booked to
+    the account alone.
     """
     open_symbols = [symbol for symbol, state in states.items() if state.monitor.in_round_trip]
     symbol = named or (open_symbols[0] if len(open_symbols) == 1 else "")
     index = states[symbol].index if symbol else 0
-    is_known = bool(symbol) and books.rows("position", index)["opened_at"] <= paid_at
+    is_known = bool(symbol) and 0 < books.rows("position", index)["opened_at"] <= paid_at
     return books.react(BooksEvent(FUNDED, index, amount=amount, code=0 if is_known else NO_SYMBOL))
 
 

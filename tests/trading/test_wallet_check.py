@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from support.by_hand import enter
 from test_core import a_core, a_position, a_snapshot
 
 from voltrade.core import TradingCore
@@ -169,6 +170,14 @@ def test_funding_of_a_position_that_has_ended_is_not_that_of_the_next(paid_at: i
     core.handle(AccountUpdate(paid_at, "FUNDING_FEE", money(10_000) - 77, -77, "BTCUSDT"))
     assert core.account is not None
     assert (core._books.symbols[0]["position"]["funding"], core.account.funding) == (funding, -77)
+
+
+def test_funding_that_is_told_while_the_next_entry_has_no_fill_is_not_that_of_its_position() -> None:
+    core = opened()
+    enter(core.symbol_states["BTCUSDT"].monitor, 3, Side.BUY, 10)
+    core.handle(AccountUpdate(4, "FUNDING_FEE", money(10_000) - 77, -77, "BTCUSDT"))
+    assert core.account is not None
+    assert (core._books.symbols[0]["position"]["funding"], core.account.funding) == (0, -77)
 
 
 def test_a_payment_that_is_told_twice_is_booked_once() -> None:
