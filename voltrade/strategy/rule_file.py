@@ -46,8 +46,9 @@ def read_parameters(
 ) -> Config:
     """Build the settings from flat parameters; `rule` may name a rule file, whose settings are parameters too.
 
-    `parameters_file` may name a file that the explorer has saved. The rule is compiled and tried out here, so that an
-    error in it is reported before anything is written. Without a `threshold`, or with 0, the symbol's own is taken
+    `parameters_file` may name a file that the explorer has saved. The rule is compiled and tried out here: what it
+    knows, keeps or returns wrongly is refused before anything is written; an exception that it raises at a bar is told
+    in the session (`RULE_FAILED`). Without a `threshold`, or with 0, the symbol's own is taken
     (`data.symbol_threshold`); modes `demo` and `live` want one that is given.
 
     Args:
