@@ -112,6 +112,10 @@ class BarPipeline:
             for number in range(first, self.count):
                 self._decision_on(self._bars[number], number)
 
+    def note_rule_state(self) -> None:
+        """Take what the rule keeps now as calculated by the compiled rule; see `take_rules`."""
+        self._again_from = self.count, self.engine.state.copy()
+
     @property
     def has_plain_own_rule(self) -> bool:
         """Whether a rule file's rule is plain Python until it is compiled: it must decide on no new bar."""
@@ -132,8 +136,9 @@ class BarPipeline:
         if not self.rule_off:
             return
         self.rule_off, self.rule_error = "", None
-        self._again_from = max(self.count - self.engine.warmup_bars, 0), self.engine.state.copy()
-        for number in range(self._again_from[0], self.count):
+        first = max(self.count - self.engine.warmup_bars, 0)
+        self._again_from = first, self.engine.state.copy()
+        for number in range(first, self.count):
             self._decision_on(self._bars[number], number)  # a failure switches it off again
 
     def continue_from(self, point: BarResumePoint) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -20,12 +22,15 @@ import pytest
 from voltrade import plain_start, signal_engine
 from voltrade.bar_pipeline import BarPipeline
 from voltrade.compiled import uncompiled
-from voltrade.config import BarSettings, SignalSettings
+from voltrade.config import BarSettings, Config, SignalSettings
+from voltrade.core import TradingCore
 from voltrade.data.synthetic import synthetic_market
 from voltrade.engine import rule_compiler
 from voltrade.engine.resumption import Resumption
 from voltrade.engine.rule_compiler import LOCK, RuleCompiler, compile_beside
 from voltrade.errors import JournalError
+from voltrade.journal.checkpoint import Checkpoints
+from voltrade.journal.rows import encode_json
 from voltrade.model import DAY_MS, NEVER, Trades, Trouble
 from voltrade.runs import replay
 from voltrade.signal_engine import SignalEngine
@@ -229,6 +234,70 @@ def test_an_own_rule_is_compiled_here_before_any_trade_is_given_to_the_core(monk
     asyncio.run(story())
     assert did == ["the rule, False"]
     assert system.core.taken == 2
+
+
+def test_an_own_rule_that_cannot_be_compiled_ends_no_session_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as while the disk is full: the position is looked after, and no trade is decided on."""
+    system, tries = System(), list[bool]()
+    own = SimpleNamespace(has_plain_own_rule=True)
+    system.core.symbol_states["BTCUSDT"] = SimpleNamespace(pipeline=own, engine="the rule")
+    system.core.is_plain = False
+    monkeypatch.setattr(rule_compiler, "OWN_PAUSES_S", (0.0, 0.0))
+
+    async def story() -> None:
+        compiler = RuleCompiler(system)  # type: ignore[arg-type]
+
+        def full(rule: Any) -> None:
+            tries.append(compiler.has_own.is_set())
+            if len(tries) < 4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(rule_compiler, "compile_own", full)
+        await compiler.run()
+        assert compiler.has_own.is_set()
+
+    asyncio.run(story())
+    assert tries == [False] * 4
+    [told] = system.told
+    assert told.code == "RULES_PLAIN"
+    assert "No space left on device; without the rule file's rule no bar is decided on" in told.text
+
+
+def test_what_a_checkpoint_has_of_an_own_rule_is_kept_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was compiled. Calculated again from the first bar it was another one, or failed where it had once failed."""
+    trades = synthetic_market(shipped_instrument("BTCUSDT"), 1, 0.05, 20_458 * DAY_MS)
+    monkeypatch.setattr(signal_engine, "_programs", {})
+    monkeypatch.setattr(plain_start, "compile_for", lack)
+    monkeypatch.setattr(signal_engine, "compile_for", lambda function, *_, **__: uncompiled(function))
+    config = Config.from_parameters(symbol="BTCUSDT", unit="trades", threshold=20)
+
+    def core() -> TradingCore:
+        return TradingCore(
+            config, shipped_instrument("BTCUSDT"), "e", Own(config.signals, shipped_instrument("BTCUSDT"))
+        )
+
+    def decide() -> None:
+        plain_start.begin_plain()
+        first, successor = core(), core()
+        assert first.handle(trades)[0] == len(trades)
+        state = first.symbol_states["BTCUSDT"].pipeline.engine.state
+        state["ema_fast"] += 1.0
+        saved = json.loads(encode_json(Checkpoints(first).take()))
+        bars = [
+            json.loads(encode_json(first.bar_row(first.symbol_states["BTCUSDT"], number)))
+            for number in range(first.symbol_states["BTCUSDT"].pipeline.count)
+        ]
+        Checkpoints(successor).restore(saved, bars)
+        pipeline = successor.symbol_states["BTCUSDT"].pipeline
+        assert pipeline.has_plain_own_rule
+        compile_own(pipeline.engine)
+        successor.take_rules()
+        assert not pipeline.has_plain_own_rule
+        assert pipeline.engine.state.tobytes() == state.tobytes()
+
+    copy_context().run(decide)
 
 
 def test_missed_trades_wait_for_an_own_rule() -> None:

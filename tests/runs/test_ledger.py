@@ -165,6 +165,28 @@ def test_a_ledger_that_cannot_be_read_is_told_and_kept_beside_the_next(tmp_path:
         ledger.close()
 
 
+def test_a_ledger_that_cannot_be_read_stays_where_the_next_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next session found none, and began with fresh limits."""
+    ledger = open_one(tmp_path)
+    ledger.begin("id", tmp_path, None)
+    ledger.close()
+    [path] = tmp_path.glob("*.json")
+    path.write_text("[]")
+    ledger = open_one(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as change:
+        change.setattr("voltrade.runs.ledger.write_record", full)
+        with pytest.raises(OSError, match="No space"):
+            ledger.begin("next", tmp_path, FinalState("", "", {}))
+    ledger.close()
+    assert open_one(tmp_path).unread
+
+
 def test_the_owner_of_an_account_whose_ledger_cannot_be_read_looks_after_it(tmp_path: Path) -> None:
     ledger = open_one(tmp_path)
     ledger.begin("id", tmp_path, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import logging
 import os
 import subprocess
@@ -37,6 +38,8 @@ WITHIN_S = 600.0
 """Longest time that it may take, on a machine that is busy too; then it is killed."""
 PAUSES_S = (60.0, 600.0, 3_600.0)
 """Pauses after a failure; after one more the rules stay plain Python."""
+OWN_PAUSES_S = (5.0, 60.0)
+"""Pauses after a failure to compile a rule file's rule; the last one again and again."""
 FAILED = "RULES_PLAIN"
 """Code of the alert."""
 
@@ -103,9 +106,22 @@ class RuleCompiler:
         for each in self._core.symbol_states.values():
             if each.pipeline.has_plain_own_rule:
                 log.warning("the rule file's rule is compiled; until then no bar is decided on")
-                await asyncio.to_thread(compile_own, each.engine)
+                await self._compile_own(each.engine)
                 self._core.take_rules()
         self.has_own.set()
+
+    async def _compile_own(self, engine: SignalEngine) -> None:
+        """Compile a rule file's rule; after a failure, such as of a full disk, it is told once and tried again."""
+        for tries in itertools.count():
+            try:
+                return await asyncio.to_thread(compile_own, engine)
+            except Exception as error:  # whatever it is, no session must end for it
+                wrong = f"{type(error).__name__}: {error}"
+            log.warning("the rule file's rule could not be compiled: %s", wrong)
+            if tries == 0:
+                text = f"{wrong}; without the rule file's rule no bar is decided on, and nothing is entered"
+                self._system.on_event(Trouble(self._system.now, FAILED, text))
+            await asyncio.sleep(OWN_PAUSES_S[min(tries, len(OWN_PAUSES_S) - 1)])
 
     async def _try(self) -> str:
         """Compile in another process, load here in another thread, and take; return what went wrong."""

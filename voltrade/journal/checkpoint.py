@@ -165,6 +165,7 @@ def restore_state(core: TradingCore, saved: Mapping[str, Any], bars: Iterable[Ma
         rows[:] = [_row(rows.dtype, row) for row in saved["arrays"][name]]
     (symbol_state,) = core.symbol_states.values()
     _restore_bars(symbol_state, bars)
+    symbol_state.pipeline.note_rule_state()
 
 
 def _restore_bars(symbol_state: SymbolState, bars: Iterable[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ contain the last row that the ledger has noted, so that an older copy of the jou
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -160,7 +161,7 @@ class Ledger:
     def _write(self, record: LedgerRecord) -> None:
         self._lock.keep()
         if self.unread:
-            self._path.replace(self._path.with_suffix(".unread"))
+            shutil.copy2(self._path, self._path.with_suffix(".unread"))  # which stays if the new one can't be written
         write_record(self._path, record)
         self.record, self.unread = record, ""
 
