@@ -127,8 +127,9 @@ def test_a_session_is_followed_to_its_end(outputs: list[tuple[str, Any]], tmp_pa
     assert len(live.frames().bars) == 120
     assert live.head == record["head"]
     assert live.verify().ok
-    # One output each for status, prices and equity, however often they changed.
-    assert [kind for kind, _ in outputs].count("new") == 3
+    # One output each for status, prices and equity, however often they changed; a slow machine has a line of its wait.
+    new = [str(getattr(output, "data", "")) for kind, output in outputs if kind == "new"]
+    assert len([text for text in new if not text.startswith("<pre>")]) == 3
     status = [output.data for _, output in outputs if hasattr(output, "data")][-1]
     assert "100%" in status
     assert "TAPE_END" in status.replace("<wbr>", "")
