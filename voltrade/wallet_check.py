@@ -92,13 +92,13 @@ class WalletCheck:
         return {name: value for name, value in vars(self).items() if name not in NOT_SAVED}
 
     def restore(self, saved: Mapping[str, int]) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state; what it lacks, being from before that was kept, begins anew.
 
         Raises:
-            KeyError, TypeError, ValueError: it isn't one that `state` returned.
+            TypeError, ValueError: it isn't one that `state` returned.
         """
-        for name in self.state():
-            setattr(self, name, int(saved[name]))
+        for name, value in self.state().items():
+            setattr(self, name, int(saved.get(name, value)))
 
     def pause(self, now: int) -> int | None:
         """Count a reading that has explained nothing, unless it came before its time; return how long to wait for the

@@ -520,7 +520,7 @@ def _saved(**changed: Any) -> dict[str, Any]:
     [
         (_saved(), 10, ""),
         (_saved(breaker={}), 10, "circuit breaker: the saved state is broken"),
-        (_saved(wallet_check={}), 10, "account: the saved state is broken"),
+        (_saved(wallet_check={"agreed_at": None}), 10, "account: the saved state is broken"),
         (_saved(orders={"version": 99}), 0, "orders: version of the saved state must be"),
         (_saved(orders={"open_position": {"position": {}}}), 0, "orders: the saved state is broken"),
         ({}, 0, "account: the saved state is broken"),

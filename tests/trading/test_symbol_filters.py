@@ -14,7 +14,9 @@ from support.builders import an_instrument
 from voltrade.compiled import plain
 from voltrade.errors import DataError
 from voltrade.model import Filters, money
+from voltrade.orders import saved_orders
 from voltrade.orders.order_queries import exit_quantity, sendable, to_step
+from voltrade.orders.records import ORDER, POSITION
 from voltrade.orders.saved_orders import Scale, scaled_orders
 from voltrade.symbol_filters import bracket_text, changes_text, common_units, filters_of, is_same
 
@@ -128,6 +130,22 @@ def test_an_exit_covers_the_rest_unless_that_was_refused(lots: int, step: int, i
     symbol: Any = Symbol(step, is_refused)
     assert plain(exit_quantity)(symbol, lots) == sent
     assert plain(sendable)(symbol, lots) == sent + (7 if sent == 245 else 0)  # a stop always covers it
+
+
+IN_OTHER_UNITS = {
+    "bar", "child_done", "code", "count", "exit_retry_at", "exit_tries", "exits", "fees", "funding", "id", "is_closed",
+    "is_foreign", "last_exit_time", "lookup_at", "opened_at", "order_id", "purpose", "realised", "round_trip", "side",
+    "state", "stop_retry_at", "stop_tries", "stops", "take_profit_retry_at", "take_profit_tries", "take_profits",
+    "time", "unprotected_since", "updated_at",
+}  # fmt: skip
+"""Fields of an order and a position that are neither in ticks nor in lots, nor a reason."""
+
+
+def test_each_field_that_is_saved_is_known_to_be_in_ticks_or_lots_or_in_neither() -> None:
+    """A new one in ticks or lots has to stand in `saved_orders`, else a finer step makes it too small unnoticed."""
+    fields = {*(ORDER.names or ()), *(POSITION.names or ())} - saved_orders._REASONS - saved_orders._OF_THIS_RUN
+    scaled = {name for name in fields if Scale(10, 7).of(name) != 1}
+    assert fields - scaled == IN_OTHER_UNITS
 
 
 def test_a_saved_state_is_counted_in_the_finer_units_of_the_next_run() -> None:

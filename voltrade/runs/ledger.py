@@ -237,7 +237,8 @@ class Ledger:
         if not found:
             raise SessionError(
                 f"account {self._path.stem}: its last run {record.run} was interrupted in {record.folder}, and its "
-                f"journal is neither there nor nearby; put that folder back (mode 0700), or {self.how_to_give_up}"
+                f"journal is neither there nor nearby, or of a version that this one can't read; put that folder back "
+                f"(mode 0700), or start with the version that wrote it, or {self.how_to_give_up}"
             )
         longest = max(found, key=lambda path: last_row(path)[0])
         self._refuse_older_journal(record, longest)
@@ -285,7 +286,7 @@ class Ledger:
         assert self.record is not None
         return SessionError(
             f"account {self._path.stem}: what run {self.record.run} ({self.record.folder}) left can't be rebuilt: "
-            f"{error}; {self.how_to_give_up}"
+            f"{error}; start with the version and the rule that wrote it, or {self.how_to_give_up}"
         )
 
     @property
