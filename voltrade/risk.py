@@ -915,9 +915,10 @@ class CircuitBreaker:
             _read_named(breaker._state[0], BREAKER_STATE, state)
             _read_named(breaker._holds[_ON_HOLD], BREAKER_HOLDS, saved["ON_HOLD"])
             for code, hold in zip(RULES, breaker._holds, strict=True):
-                _read_named(hold, BREAKER_HOLDS, saved.get(code, {}))
-                if not 0 <= hold["action"] < len(ACTIONS):
-                    raise ValueError(f"action of {code} was {hold['action']}")
+                of_rule = saved.get(code, {"in_force": False})  # a rule that is newer than the state
+                _read_named(hold, BREAKER_HOLDS, of_rule)
+                if "in_force" not in of_rule or not 0 <= hold["action"] < len(ACTIONS):
+                    raise ValueError(f"{code} was {of_rule}")
             is_held = any(hold["in_force"] for code, hold in saved.items() if code not in RULES)
             reason = str(state.get("reason", ""))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:

@@ -78,16 +78,25 @@ def _signals(reading: Reading) -> Iterator[Signal]:
     entered = [(number, row.body) for number, row in reading.of_kind("OrderIntent") if row.body["purpose"] == "e"]
     names = {(number, body["bar_number"]): body["order"]["client_order_id"] for number, body in entered}
     codes = {(number, row.body["bar_number"]): row for number, row in reading.of_kind("Refusal")}
-    opened = reading.evidence.opened
+    opened = _openings(reading)
     for number, row in reading.of_kind("Bar"):
         key = number, row.body["index"]
         refusal = codes.pop(key, None)
-        if row.body["decision"].get("signal") and row.time >= opened:
+        if row.body["decision"].get("signal") and row.time >= opened[number]:
             code = refusal.body["code"] if refusal else "" if key in names else NO_WORD
             yield Signal(row.time, number, row.body, code, names.get(key, ""))
     for (number, _), refusal in codes.items():  # of no bar that is known
-        if refusal.body["time"] >= opened:
+        if refusal.body["time"] >= opened[number]:
             yield Signal(refusal.body["time"], number, {}, refusal.body["code"], "")
+
+
+def _openings(reading: Reading) -> dict[int, int]:
+    """Return since when each run could enter: it also has the bars of trades that it loaded from before its begin."""
+    evidence = reading.evidence
+    found = dict.fromkeys(range(len(evidence.journals)), evidence.opened)
+    for life in reversed(evidence.lives):
+        found[life.run] = max(life.begin, evidence.opened)
+    return found
 
 
 # --- which were due ---------------------------------------------------------------------------------------------------

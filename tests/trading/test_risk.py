@@ -670,6 +670,9 @@ def test_a_state_that_is_none_is_refused():
         {**state, "peak": 2**64},
         {name: state[name] for name in state if name != "day_equity"},
         {**state, "holds": {**state["holds"], "DRAWDOWN": {**state["holds"]["DRAWDOWN"], "action": 3}}},
+        {**state, "holds": {**state["holds"], "DRAWDOWN": {"active": True}}},  # else a rule in force is released
+        {**state, "holds": {**state["holds"], "DRAWDOWN": []}},
+        {**state, "holds": {**state["holds"], "LATER": {"active": True}}},
     ):
         with pytest.raises(DataError, match="circuit breaker"):
             CircuitBreaker.restore(RiskSettings(), broken)

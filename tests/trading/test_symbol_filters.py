@@ -170,9 +170,10 @@ def test_a_saved_state_is_counted_in_the_finer_units_of_the_next_run() -> None:
             "orders": [{"id": "vt-e-1s1", "quantity": 21, "trigger_price": 350, "state": "NEW"}],
         },
     }
-    assert Scale.between({}, UNITS) == (1, 1)
+    with pytest.raises(KeyError, match="tick_size"):
+        Scale.between({}, UNITS)
     with pytest.raises(DataError, match="must be in multiples of tick and step"):
-        Scale.between({"tick_size": "0.01"}, UNITS)
+        Scale.between({"tick_size": "0.01", "step_size": "0.001"}, UNITS)
 
 
 def test_filters_of_an_earlier_journal_have_only_their_largest_order() -> None:

@@ -41,10 +41,8 @@ class _Question(NamedTuple):
     symbol: str = ""
 
 
-def _account_of(symbol: str) -> tuple[_Question, ...]:
-    """Return the questions for account, position and open orders of both kinds."""
-    position = _Question("fapiPrivateV3GetPositionRisk", symbol)
-    return _Question("fapiPrivateV3GetAccount"), position, *_open_orders(symbol)
+def _account_of(symbol: str) -> tuple[_Question, _Question]:
+    return _Question("fapiPrivateV3GetAccount"), _Question("fapiPrivateV3GetPositionRisk", symbol)
 
 
 def _open_orders(symbol: str) -> tuple[_Question, _Question]:
@@ -96,9 +94,10 @@ class AccountReader:
         self._begun_at = 0.0
 
     def begin(self, symbol: str) -> None:
-        """Ask now what the next `snapshot` asks, but for the trades: it uses the answers if it comes within BEGUN_S.
+        """Ask now for a part of what the next `snapshot` asks; it uses the answers if it comes within BEGUN_S.
 
-        For an engine that comes back: it asks before it knows from which trade on its journal lacks them.
+        For an engine that comes back. Trades and open orders aren't asked for: it isn't known yet from which trade on
+        its journal lacks them, and a stop of seconds ago may be gone.
         """
         questions: tuple[_Question, ...] = (*_account_of(symbol), *_settings_of(symbol), _fees_of(symbol))
         self._begun_at = asyncio.get_running_loop().time()
@@ -159,7 +158,7 @@ class AccountReader:
         found, (taker, maker), account, positions, orders, algos, trades = await self._read_all(
             self._settings_of(reader, symbol, settings),
             self._fees_of(reader, symbol),
-            *map(self._ask, _account_of(symbol)),
+            *map(self._ask, (*_account_of(symbol), *_open_orders(symbol))),
             self._user_trades(symbol, since_trade_id),
         )
         try:

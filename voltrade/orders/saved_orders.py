@@ -36,10 +36,11 @@ class Scale(NamedTuple):
         """Return the scale from the units of a saved symbol to those of a run.
 
         Raises:
+            KeyError: the saved symbol doesn't say its units.
             DataError: the run's units are coarser than those of the saved state.
         """
         now = {"tick_size": units.tick_size, "step_size": units.step_size}
-        ratios = [Decimal(saved.get(name, unit)) / unit for name, unit in now.items()]
+        ratios = [Decimal(saved[name]) / unit for name, unit in now.items()]
         if any(ratio != int(ratio) for ratio in ratios):
             raise DataError(f"{units.symbol}: the saved state must be in multiples of tick and step, was in {saved}")
         return Scale(*map(int, ratios))
