@@ -29,9 +29,8 @@ CALM_MS = 60_000
 """So long after the last fault that was felt each signal is due, whatever the plan."""
 FAULT_LASTS_MS = 10_000
 """Under faults that can be recovered from, so long after each."""
-WARM_UP_BARS = 12
-"""Bars after which indicators have warmed up, for each bar of the longest of their lengths."""
-LENGTHS = ("ema_slow", "rsi_length", "atr_length", "bollinger_length", "vwap_length")
+WARM_UP_BARS = {"ema_slow": 12, "rsi_length": 24, "atr_length": 24, "bollinger_length": 2, "vwap_length": 2}
+"""Bars after which an indicator has warmed up, for each bar of its length: Wilder's means forget half as fast."""
 SENDS_MS = 250
 """So long after it was intended an order leaves; halts are held to the same."""
 APART_MS = 1_000
@@ -159,8 +158,8 @@ def is_borne_out(reading: Reading, halts: Sequence[Halt], signal: Signal) -> boo
 
 
 def _is_warming_up(reading: Reading, signal: Signal) -> bool:
-    longest = max(int(reading.evidence.settings.get(name, 1)) for name in LENGTHS)
-    return bool(signal.bar) and signal.bar["index"] < WARM_UP_BARS * longest
+    bars = max(each * int(reading.evidence.settings.get(name, 1)) for name, each in WARM_UP_BARS.items())
+    return bool(signal.bar) and signal.bar["index"] < bars
 
 
 def _is_not_last(reading: Reading, signal: Signal) -> bool:

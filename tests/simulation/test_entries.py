@@ -119,7 +119,9 @@ LOST = [filled(100, "BUY", "0.010"), filled(200, "SELL", "0", "vt-e0-9x1", price
 
 BORNE_OUT: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("WARMING_UP", 300, False, {}),
-    ("WARMING_UP", 300, True, {"settings": {"vwap_length": 50}}),
+    ("WARMING_UP", 300, False, {"settings": {"ema_slow": 13}}),
+    ("WARMING_UP", 300, True, {"settings": {"ema_slow": 14}}),
+    ("WARMING_UP", 300, True, {"settings": {"atr_length": 7}}),
     ("NOT_LAST_BAR", 300, False, {}),
     ("NOT_LAST_BAR", 300, True, {"bar": {"last_trade_id": 619}}),
     ("BAR_TAINTED", 300, False, {}),

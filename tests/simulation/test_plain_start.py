@@ -18,6 +18,7 @@ from voltrade.engine import engine, rule_compiler
 from voltrade.live import LiveTradingSystem
 from voltrade.model import Event, OrderIntent
 from voltrade.runs.run_file import JOURNAL
+from voltrade.signal_engine import SignalEngine
 
 COMPILED_AFTER_S = 15.0
 Facts = list[tuple[int, str, bytes]]
@@ -39,6 +40,7 @@ class EmptyCache:
         patch.setattr(engine, "begin_plain", self.begin_plain)
         patch.setattr(rule_compiler, "compile_beside", self.compile_beside)
         patch.setattr(rule_compiler, "in_thread", self.in_thread)
+        patch.setattr(rule_compiler, "own_in_thread", self.own_in_thread)
         patch.setattr(LiveTradingSystem, "handle", lambda system, event: self.handle(system, event))
 
     def begin_plain(self) -> None:
@@ -59,6 +61,9 @@ class EmptyCache:
 
     async def in_thread(self, settings: SignalSettings) -> frozenset[str]:
         return rule_compiler.find_lacking(settings)
+
+    async def own_in_thread(self, rule: SignalEngine) -> None:
+        rule_compiler.compile_own(rule)
 
     def handle(self, system: LiveTradingSystem, event: Event) -> Any:
         if system.core.is_plain:

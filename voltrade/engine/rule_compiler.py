@@ -114,7 +114,7 @@ class RuleCompiler:
         """Compile a rule file's rule; after a failure, such as of a full disk, it is told once and tried again."""
         for tries in itertools.count():
             try:
-                return await asyncio.to_thread(compile_own, engine)
+                return await own_in_thread(engine)
             except Exception as error:  # whatever it is, no session must end for it
                 wrong = f"{type(error).__name__}: {error}"
             log.warning("the rule file's rule could not be compiled: %s", wrong)
@@ -141,6 +141,11 @@ class RuleCompiler:
 async def in_thread(settings: SignalSettings) -> frozenset[str]:
     """Return what `find_lacking` does in another thread, beside the loop."""
     return await asyncio.to_thread(find_lacking, settings)
+
+
+async def own_in_thread(engine: SignalEngine) -> None:
+    """Compile a rule file's rule in another thread, beside the loop."""
+    await asyncio.to_thread(compile_own, engine)
 
 
 async def compile_beside(settings: SignalSettings) -> str:
