@@ -3,7 +3,8 @@ bear out. What is neither was due, and counts against the session (O12, O13).
 
 A refusal is borne out by what is outside of the engine: a position or an order that was open at the venue, bars since
 an exit, the distance of a stop by the settings, money that was lost. What the engine says of itself (`NOT_RECONCILED`,
-`LINK_DOWN`, `UNKNOWN_ORDER`) is borne out by nothing but a request on its way, a start, or an account that differs.
+`LINK_DOWN`, `UNKNOWN_ORDER`) is borne out by nothing but a request on its way, a start, or an account that differs;
+and look-ups of one order for a minute only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from simulation.evidence import Json
-from simulation.reading import DAY_MS, OPEN, OURS, ZERO, Reading, whose
+from simulation.reading import COMPARED_MS, DAY_MS, OPEN, OURS, SETTLED_MS, ZERO, Reading, whose
 
 TRADING_RULES = ("DAILY_LOSS", "DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY")
 """Breaker rules that trip by trading; any other halt comes from a fault or a person."""
@@ -23,8 +24,6 @@ NEWS_MS = 2_000
 """So long after the venue did something an engine may not know of it yet."""
 STARTS_MS = 10_000
 """So long after its begin an engine has not read its account yet."""
-COMPARED_MS = 60_000
-"""An account that differed is compared again within this time."""
 CALM_MS = 60_000
 """So long after the last fault that was felt each signal is due, whatever the plan."""
 FAULT_LASTS_MS = 10_000
@@ -123,11 +122,11 @@ def missed(reading: Reading, halts: Sequence[Halt]) -> list[Signal]:
 
 
 def is_felt(reading: Reading, begin: int, end: int) -> bool:
-    """Whether a fault was felt in a stretch, or no engine lived; see `_felt`."""
-    return any(since <= end and until >= begin for since, until in _felt(reading))
+    """Whether a fault was felt in a stretch, or no engine lived; see `felt`."""
+    return any(since <= end and until >= begin for since, until in felt(reading))
 
 
-def _felt(reading: Reading) -> list[tuple[int, int]]:
+def felt(reading: Reading) -> list[tuple[int, int]]:
     """When faults were felt, and no engine lived; one that lasts to the end is felt at the moments that it strikes."""
     kept = vars(reading)
     if "_felt_by_signals" not in kept:
@@ -190,20 +189,30 @@ def _is_unread(reading: Reading, signal: Signal) -> bool:
 
 
 def _is_on_its_way(reading: Reading, signal: Signal) -> bool:
-    """Whether a request for an order is on its way, or its answer is about to be taken in."""
+    """Whether a request for an order is on its way, or its answer is about to be taken in.
+
+    A question after an order is one only for a minute after the request to place or cancel it: by then its outcome is
+    known.
+    """
+    recent = [each for each in reading.evidence.requests if each.client_id and each.sent >= signal.time - COMPARED_MS]
+    acted = {each.client_id for each in recent if each.method != "GET"}
     return any(
         each.sent <= signal.time + SENDS_MS and (each.answered < 0 or signal.time <= each.answered + NEWS_MS)
-        for each in reading.evidence.requests
-        if each.client_id and each.sent >= signal.time - COMPARED_MS
+        for each in recent
+        if each.client_id in acted
     )
 
 
 def _is_open(reading: Reading, signal: Signal) -> bool:
-    """Whether a position or an order of ours was open at the venue, or an entry on its way, in the last 2 s."""
+    """Whether a position or an order of ours was open at the venue, or an entry on its way, in the last 2 s.
+
+    An order that protects counts without a position for 10 s only: by then it is cancelled.
+    """
     moments, since = reading.moments, signal.time - NEWS_MS
     first = max(bisect.bisect_right(moments, since, key=lambda moment: moment.time) - 1, 0)
     last = bisect.bisect_right(moments, signal.time, key=lambda moment: moment.time)
-    return any(each.ours or each.open for each in moments[first:last]) or _is_on_its_way(reading, signal)
+    idle = sum(begin + SETTLED_MS < signal.time <= end for _, begin, end in reading.left)
+    return any(each.ours or each.open > idle for each in moments[first:last]) or _is_on_its_way(reading, signal)
 
 
 def _is_cooling(reading: Reading, signal: Signal) -> bool:
@@ -329,11 +338,18 @@ def _wrongs(reading: Reading, row: Json) -> list[tuple[str, bool]]:
         case "fill" if whose(row["client_order_id"]) != "ours":
             order = reading.books.orders.get(row["order_id"])
             return [(f"order {row['order_id']}", False)] if order is None or not order.is_open else []
-        case "settings":
-            return [("settings", row["leverage"] != reading.evidence.settings.get("leverage", row["leverage"]))]
-        case "assets_mode":
-            return [("assets", bool(row["multi"]))]
-    return []
+    return settings_in(reading, row)
+
+
+def settings_in(reading: Reading, row: Json) -> list[tuple[str, bool]]:
+    """Whether each of the account's settings that a row tells is another one than the session's."""
+    if row["kind"] == "assets_mode":
+        return [("assets mode", bool(row["multi"]))]
+    settings, names = reading.evidence.settings, ("leverage", "margin_type")
+    if row["kind"] != "settings" or row["symbol"] != reading.symbol:
+        return []
+    told = [(name, row[name]) for name in names if name in row]
+    return [(name.replace("_", " "), value != settings.get(name, value)) for name, value in told]
 
 
 # --- halts by trading rules -------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ class Evidence:
         lags: of the engine's loop, in ms: (time, lag) above 100 ms.
         replay: differences found when each journal was replayed, or -1 where it could not be.
         dials: websockets that the venue took: (time, URL).
+        hung_up: websockets that an engine closed, or learnt to be closed: (time, URL).
         told: operators' commands and what was answered.
         struck: how often a strike of the harness met an engine, by its place in the plan.
     """
@@ -130,6 +131,7 @@ class Evidence:
     lags: list[tuple[int, int]] = field(default_factory=list)
     replay: list[int] = field(default_factory=list)
     dials: list[tuple[int, str]] = field(default_factory=list)
+    hung_up: list[tuple[int, str]] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     struck: dict[int, int] = field(default_factory=dict)
 

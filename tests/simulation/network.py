@@ -64,6 +64,7 @@ class Network:
             may kill the engine there.
         conditions: what is wrong just now.
         dials: websockets that were opened: (time, URL).
+        hung_up: websockets that an engine closed, or learnt to be closed: (time, URL).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Network:
         self.requests: list[Request] = []
         self.pipes: list[Pipe] = []
         self.dials: list[tuple[int, str]] = []
+        self.hung_up: list[tuple[int, str]] = []
         self.on_packet: Callable[[str], None] = lambda what: None
         self.wake: Callable[[], None] = lambda: None
         self._loop, self._venue, self._draw, self._is_durable = loop, venue, draw, is_durable
@@ -332,6 +334,8 @@ class Pipe:
         else:
             data = payload.decode(errors="replace") if kind is WSMsgType.TEXT else payload
         # Taken by the engine's process when that runs.
+        if kind is WSMsgType.CLOSE:
+            self._loop.call_soon(self._note_end, context=self._process)
         message = aiohttp.WSMessage(kind, data, None)
         self._loop.call_soon(self.client.handle_message, message, context=self._process)
 
@@ -341,7 +345,11 @@ class Pipe:
         self.closed = True
         self._network.forget(self)
         if not (self.client.wire.is_dead or self._network.conditions.cut):
+            self._loop.call_soon(self._note_end, context=self._process)
             self._loop.call_soon(self.client.on_close, 1006, context=self._process)
+
+    def _note_end(self) -> None:
+        self._network.hung_up.append((self._loop.now_ms, self.client.url))
 
     # --- the client's end -------------------------------------------------------------------------------------------
 
@@ -357,6 +365,7 @@ class Pipe:
     def hang_up(self) -> None:
         """End it from the client's side."""
         self.closed = True
+        self._note_end()
         self._network.forget(self)
 
 

@@ -18,13 +18,16 @@ from simulation.entries import TRADING_RULES
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Violation
 from simulation.reading import (
     BAR_FIELDS,
+    COMPARED_MS,
     DAY_MS,
+    DIALLED_MS,
     ENDED,
     KEY_TOLD_MS,
     NAME,
     NEVER,
     OURS,
     PLACES,
+    SETTLED_MS,
     ZERO,
     Bare,
     Fill,
@@ -46,14 +49,10 @@ BARE_STRUCK_MS = 5_000
 """And where something did, of time in which REST could be used."""
 BARE_DEAD_MS = 8_000
 """And from the death of the engine's process on."""
-COMPARED_MS = 60_000
-"""How often the account is compared while there is a position: by then a stop is missed that went unheard."""
 FELT_FOR_MS = 60_000
 HALT_MS = 250
 ABSENT_MS = 5_000
 """How long after the end of its recvWindow a request may arrive yet."""
-SETTLED_MS = 10_000
-"""What is older than this is no longer on its way."""
 RESUMED_MS = 60_000
 """After faults stop, trading goes on within this time, or says why not."""
 UNREACHED = "ExchangeError"
@@ -92,8 +91,6 @@ LAG_MS = 100
 HUNG_MS = 5_000
 TOO_LATE, MOST_TOO_LATE = -1021, 20
 """The refusal of a timestamp, and how many may be refused within a minute."""
-DIALLED_MS = 9_000
-"""A user stream that does not tell an accepted order is dialled again within this time."""
 KEY_CODES = (-2014, -2015, -1022, -4061)
 """Refusals that say that our rights, or the account's mode, are wrong."""
 STALLS = ("stop", "stall", "clock", "suspend")
@@ -409,7 +406,8 @@ def o4_orphans(evidence: Evidence) -> list[Violation]:
     none of ours taken for one of theirs.
 
     What was placed, or what went flat, in the last 10 s may be on its way. After a session that ended flat nothing of
-    ours is open, but what has triggered and can't be cancelled any more.
+    ours is open, but what has triggered and can't be cancelled any more; nor, before, a minute after the last fault
+    that was felt, what only protects, without a position.
     """
     reading, found = reading_of(evidence), []
     told, lives = _told_orders(reading), evidence.lives
@@ -432,7 +430,21 @@ def o4_orphans(evidence: Evidence) -> list[Violation]:
         elif old and (not state or state in ENDED or state == "NOT_PLACED"):
             text = f"{order.client_id} is open, the journal last heard: {state or 'nothing'}"
             found.append(Violation("O4", "state differs", order.begun, text))
-    return found + _foreign_cancels(reading) + _called_foreign(reading)
+    return found + _left_meanwhile(reading) + _foreign_cancels(reading) + _called_foreign(reading)
+
+
+def _left_meanwhile(reading: Reading) -> list[Violation]:
+    """The first order that protected nothing for a minute in which an engine lived and no fault was felt."""
+    for name, begin, end in reading.left:
+        calm = begin
+        for since, until in sorted([*entries.felt(reading), *_untended(reading.evidence)]):
+            if since > calm + COMPARED_MS:
+                break
+            calm = max(calm, until)
+        if end - calm > COMPARED_MS:
+            text = f"{name} was open for {end - begin} ms without a position"
+            return [Violation("O4", "left open", begin, text)]
+    return []
 
 
 def _called_foreign(reading: Reading) -> list[Violation]:
@@ -552,9 +564,17 @@ def _unheard_ms(reading: Reading, time: int) -> int:
     ended = [row for row in evidence.of_kind("algo") if row["time"] == time and row["status"] in ENDED]
     forgotten = any(row["time"] == time and row["do"] == "forget_stops" for row in evidence.of_kind("fault"))
     by_us = any(each.method == "DELETE" and each.arrived == time for each in evidence.requests)
-    if not (ended or forgotten) or by_us or not any(since <= time <= until for since, until in reading.unheard):
+    is_unheard = any(since <= time <= until for since, until in reading.unheard)
+    most = COMPARED_MS if is_unheard else _user_late_ms(evidence, time)
+    if not (ended or forgotten) or by_us or not most:
         return 0
-    return min(COMPARED_MS, _heard(reading, {row["client_order_id"] for row in ended}, time) - time)
+    return min(most, _heard(reading, {row["client_order_id"] for row in ended}, time) - time)
+
+
+def _user_late_ms(evidence: Evidence, time: int) -> int:
+    """How much later than usual user data arrives that is told at a time."""
+    late = [each for each in evidence.strikes if each.kind == "user_late" and each.begin <= time <= each.until]
+    return sum(int(1_000 * each.facts["by_s"]) for each in late)
 
 
 def _heard(reading: Reading, names: set[str], time: int) -> int:
@@ -763,7 +783,8 @@ def o6_halts(evidence: Evidence) -> list[Violation]:
     halt is told by the order of the journal's rows; what is sent late, by clocks, and not of an engine that was started
     while its clock was wrong. That an outcome is unknown, or our rights are refused, is also taken from the answers as
     the harness carried them, whatever the journal says of them.
-    Leverage or position mode changed by hand may take 60 s to be noticed.
+    That no socket of a stream is open is also taken from the harness, whatever the journal says. Leverage, margin type
+    or the assets mode changed by hand may take 60 s to be noticed.
     """
     reading = reading_of(evidence)
     halts = _halts(reading)
@@ -772,7 +793,8 @@ def o6_halts(evidence: Evidence) -> list[Violation]:
         if reading.reached(breach.client_id):
             text = f"{breach.client_id} was sent though: {breach.why}"
             found.append(Violation("O6", ENTERED[breach.why.split(":")[0]], breach.time, text))
-    return found + _sent_late(reading, halts) + _sent_unasked(reading) + _mode_changed(reading)
+    found += _sent_late(reading, halts) + _sent_unasked(reading) + _sent_without_a_stream(reading)
+    return found + _mode_changed(reading)
 
 
 def _sent_late(reading: Reading, halts: _Halts) -> list[Violation]:
@@ -836,6 +858,43 @@ def _sent_unasked(reading: Reading) -> list[Violation]:
     return found[:1]
 
 
+def _sent_without_a_stream(reading: Reading) -> list[Violation]:
+    """The first entry that was meant, and left, while no socket of a stream was open, as the harness saw it."""
+    evidence = reading.evidence
+    if len(evidence.journals) > 1:
+        return []
+    shut, wrong = _shut(evidence), _wrong_clocks(evidence)
+    for client_id, placed in reading.placed_by_id.items():
+        sent, meant = _sent(reading, placed[0]), reading.intents.get(client_id, [])
+        if not (placed[0].is_entry and meant) or _is_within(sent, wrong):
+            continue
+        for stop in shut:
+            if stop.begin + HALT_MS < min(sent, meant[0][1].time) and sent < stop.end:
+                text = f"{client_id} left {sent - stop.begin} ms after the last {stop.detail} socket was closed"
+                return [Violation("O6", ENTERED["link"], sent, text)]
+    return []
+
+
+def _shut(evidence: Evidence) -> list[Stop]:
+    """When no socket of a category was open, from the end of its last one on until another is opened."""
+    sockets = [(time, 0, url) for time, url in evidence.dials] + [(time, 1, url) for time, url in evidence.hung_up]
+    begins = [(life.begin, -1, "") for life in evidence.lives]
+    found, many, since = list[Stop](), Counter[str](), dict[str, int]()
+    for time, how, url in sorted([*sockets, *begins]):
+        category = next((each for each in ("private", "market", "public") if f"/{each}/" in url), "other")
+        if how < 0:
+            found += [Stop("link", begin, time, each) for each, begin in since.items()]
+            many, since = Counter(), {}
+        elif how == 0:
+            many[category] += 1
+            found += [Stop("link", since.pop(category), time, category)] if category in since else []
+        elif many[category]:
+            many[category] -= 1
+            if not many[category]:
+                since[category] = time
+    return found + [Stop("link", begin, NEVER, each) for each, begin in since.items()]
+
+
 def _own_posts(evidence: Evidence) -> list[Request]:
     """Requests for orders of ours that were answered."""
     asked = [each for each in evidence.requests if each.method == "POST" and each.path in PLACES]
@@ -868,20 +927,25 @@ def _news(reading: Reading) -> dict[str, int]:
 
 
 def _mode_changed(reading: Reading) -> list[Violation]:
-    leverage, since = reading.evidence.settings.get("leverage"), dict[str, int]()
-    found = []
+    """Entries long after leverage, margin type or the assets mode became other ones than the session's, and stayed so.
+
+    Those of another symbol are not asked after.
+    """
+    since, found = dict[str, int](), []
     for row in reading.evidence.truth:
-        if row["kind"] == "settings":
-            since.pop(row["symbol"], None)
-            if row["leverage"] != leverage:
-                since[row["symbol"]] = row["time"]
-        elif row["kind"] == "accepted" and row["action"] in ("place_order", "place_algo"):
-            asked = row["asked"]
-            is_entry = asked["client_order_id"].startswith(OURS) and not asked["reduce_only"]
-            late = row["time"] - since.get(asked["symbol"], row["time"])
-            if is_entry and not asked["close_position"] and late > FELT_FOR_MS:
-                text = f"{asked['client_order_id']} {late} ms after leverage was changed by hand"
-                found.append(Violation("O6", "entry at another leverage", row["time"], text))
+        for what, is_wrong in entries.settings_in(reading, row):
+            if not is_wrong:
+                since.pop(what, None)
+            else:
+                since.setdefault(what, row["time"])
+        if row["kind"] != "accepted" or row["action"] not in ("place_order", "place_algo"):
+            continue
+        asked = row["asked"]
+        is_entry = asked["client_order_id"].startswith(OURS) and not (asked["reduce_only"] or asked["close_position"])
+        for what, begin in since.items():
+            if is_entry and row["time"] - begin > FELT_FOR_MS:
+                text = f"{asked['client_order_id']} {row['time'] - begin} ms after another {what} was set by hand"
+                found.append(Violation("O6", f"entry at another {what}", row["time"], text))
     return found
 
 
@@ -1393,6 +1457,10 @@ def _not_dialled_again(reading: Reading) -> list[Violation]:
         is_dialled = any(post.answered <= time <= end for time in dials)
         if not is_dialled and _only_deaf(evidence, placed[0].time, end):
             text = f"{client_id} was accepted, the stream said nothing for {DIALLED_MS} ms, and was not dialled again"
+            found.append(Violation("O12", "stream not dialled", post.answered, text))
+    for post, end in (each for key in reading.keys_gone for each in reading.untold(key)):
+        if not any(post.answered <= time <= end for time in dials):
+            text = f"{post.client_id} was accepted, its stream had lost its key, and no other was opened"
             found.append(Violation("O12", "stream not dialled", post.answered, text))
     for key in reading.keys_gone:
         end = key.begin + KEY_TOLD_MS

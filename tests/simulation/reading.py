@@ -42,6 +42,12 @@ UNTOLD = ("drop", "lag", "reorder", "delay", "hold", "garble", "alter")
 """Faults by which an event is told late, otherwise, or never."""
 KEY_TOLD_MS = 10_000
 """How long a user stream may tell nothing whose key has expired, where the venue told that."""
+DIALLED_MS = 9_000
+"""A user stream that does not tell an accepted order is dialled again within this time."""
+COMPARED_MS = 60_000
+"""How often the account is compared: by then is missed what went unheard."""
+SETTLED_MS = 10_000
+"""What is older than this is no longer on its way."""
 OF_MARKET = ("jump", "mark")
 """Faults of market data that name no stream."""
 MONEY = Decimal("1e-8")
@@ -486,6 +492,22 @@ class Reading:
         return self._played[3]
 
     @cached_property
+    def left(self) -> list[tuple[str, int, int]]:
+        """Orders of ours but entries that were open while nothing was held of their symbol: client id, since when, and
+        until when. One that has triggered can't be cancelled any more, and is none."""
+        found, since = list[tuple[str, int, int]](), dict[str, int]()
+        books = VenueBooks()
+        for number, row in enumerate(self.evidence.truth):
+            books.apply(number, row)
+            if row["kind"] not in ("order", "algo", "fill"):
+                continue
+            idle = {each.client_id for each in books.working.values() if _is_idle(each, books)}
+            found += [(name, since.pop(name), row["time"]) for name in [*since] if name not in idle]
+            for name in idle:
+                since.setdefault(name, row["time"])
+        return found + [(name, begin, self.evidence.judged) for name, begin in since.items()]
+
+    @cached_property
     def placed_by_id(self) -> dict[str, list[Placed]]:
         """Accepted orders of ours."""
         found: dict[str, list[Placed]] = {}
@@ -558,7 +580,7 @@ class Reading:
     @cached_property
     def felt(self) -> list[tuple[int, int]]:
         """When faults may have been felt: as planned, and as the venue noted them."""
-        felt = [(strike.begin, strike.until) for strike in self.evidence.strikes] + self._deaf
+        felt = [(strike.begin, strike.until) for strike in self.evidence.strikes] + self._missed
         rows = self.evidence.of_kind("fault")
         felt += [(row["time"], row["time"] + int(row.get("for_s", 0) * 1000)) for row in rows]
         return felt + [(time, time) for time in self.deaths]
@@ -566,7 +588,7 @@ class Reading:
     @cached_property
     def hampered(self) -> list[tuple[int, int]]:
         """When faults of orders, user data or the process were felt, and not of market data alone."""
-        return self.hampered_by(self.evidence.strikes) + self._deaf
+        return self.hampered_by(self.evidence.strikes) + self._missed
 
     def hampered_by(self, strikes: Iterable[Strike]) -> list[tuple[int, int]]:
         """When faults but those of market data were felt: these strikes, what the venue noted, and deaths.
@@ -584,12 +606,61 @@ class Reading:
 
     @cached_property
     def _deaf(self) -> list[tuple[int, int]]:
-        """From when a user stream tells nothing more until one is opened again; where its end was told, for 10 s."""
+        """From when a user stream tells nothing more until one is opened again, or should be: 10 s after its end was
+        told, or 9 s after an order was accepted of which it tells nothing."""
         found = []
         for key in self.keys_gone:
             until = next((time for time in self.user_dials if time >= key.begin), self.evidence.judged)
-            found.append((key.begin, min(until, key.begin + KEY_TOLD_MS) if self.is_told(key) else until))
+            if self.is_told(key):
+                until = min(until, key.begin + KEY_TOLD_MS)
+            found.append((key.begin, min([until, *(end for _, end in self.untold(key))])))
         return found
+
+    @cached_property
+    def _missed(self) -> list[tuple[int, int]]:
+        """When it is felt that a user stream has lost its key: as it does, and from each thing on that happens to
+        orders of ours, or to the account, and goes untold, for the minute until the account is compared."""
+        times = [row["time"] for row in self.evidence.of_kind("order", "algo", "fill", "account")]
+        missed = [(begin, begin) for begin, _ in self._deaf]
+        return missed + [
+            (time, min(until, time + COMPARED_MS))
+            for begin, until in self._deaf
+            for time in times
+            if begin <= time <= until
+        ]
+
+    def untold(self, key: Strike) -> list[tuple[Request, int]]:
+        """Orders that were accepted after a key was gone, before a stream was opened again, while nothing else was
+        wrong that keeps one from being opened; each with until when it must be."""
+        if key.begin in self._untold:
+            return self._untold[key.begin]
+        others = self._others(key)
+        dial = next((time for time in self.user_dials if time >= key.begin), self.evidence.judged)
+        found = []
+        for client_id, placed in self.placed_by_id.items():
+            post = self.posts.get(client_id)
+            if post is None or post.status != 200 or not key.begin <= placed[0].time < dial:
+                continue
+            begin, end = post.answered - SETTLED_MS, post.answered + DIALLED_MS
+            is_alone = not any(since <= end and until >= begin for since, until in others)
+            if is_alone and any(life.begin < begin and end < life.end for life in self.evidence.lives):
+                found.append((post, end))
+        self._untold[key.begin] = found
+        return found
+
+    @cached_property
+    def _untold(self) -> dict[int, list[tuple[Request, int]]]:
+        return {}
+
+    def _others(self, key: Strike) -> list[tuple[int, int]]:
+        """When anything else was wrong that may keep a user stream from being opened, or news of it away."""
+        strikes = [each for each in self.evidence.strikes if each not in self.keys_gone]
+        found = [*self.hampered_by(strikes), *self.evidence.rest_down, *self._blocked]
+        gone = {each.begin for each in self.keys_gone}
+        spent = [each.begin // 60_000 * 60_000 for each in strikes if each.kind == "spend_weight"]
+        return [each for each in found if each[0] != each[1] or each[0] not in gone] + [
+            (minute, minute + 60_000) for minute in spent
+        ]
 
     @property
     def keys_gone(self) -> list[Strike]:
@@ -785,6 +856,11 @@ def fills_in(row: JournalRow) -> list[Json]:
     if row.kind == "OrderUpdate":
         return [row.body] if row.body["trade_id"] else []
     return list(row.body["fills"]) if row.kind == "Snapshot" else []
+
+
+def _is_idle(order: VenueOrder, books: VenueBooks) -> bool:
+    is_left = is_ours(order) and not order.is_entry and order.status != "TRIGGERING"
+    return is_left and not books.held.get(order.symbol, ZERO)
 
 
 def _moment(number: int, row: Json, books: VenueBooks) -> Moment:

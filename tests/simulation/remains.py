@@ -40,6 +40,7 @@ class Remains:
     player: TapePlayer
     requests: Sequence[Request]
     dials: Sequence[tuple[int, str]]
+    hung_up: Sequence[tuple[int, str]]
     lives: Sequence[Life]
     told: Sequence[Told]
     times: tuple[int, int]
@@ -73,6 +74,7 @@ def evidence_of(left: Remains, is_replayed: bool = True) -> Evidence:
         judged=left.times[1],
         replay=[_differences(path) for path in paths if is_replayed and path.exists()],
         dials=list(left.dials),
+        hung_up=list(left.hung_up),
         told=list(left.told),
     )
 

@@ -27,6 +27,7 @@ SETTINGS: Json = {
     },
     **{"max_daily_loss_fraction": 0.1, "max_drawdown_fraction": 0.1, "risk_fraction": 0.01, "cooldown_bars": 2},
     **{"max_consecutive_losses": 2, "max_trades_per_day": 2, "max_mark_gap_bps": 50.0, "ema_slow": 5},
+    "margin_type": "isolated",
 }
 START: Json = {"kind": "start", "time": T, "wallet": "10000", "instruments": []}
 START["instruments"] = [{"symbol": "B", "tick_size": "0.1", "step_size": "0.001"}]
@@ -105,6 +106,20 @@ def asked(second: float, for_s: float) -> Request:
     return Request(*times, "DELETE", "/fapi/v1/order", "vt-e0-1e1", 200, 0, 0, 1, True)
 
 
+def looked_up(since: float) -> list[Request]:
+    """A stop is sent, its answer lost, and it is looked up every 2 s from then on."""
+    times = [at(since), at(since), at(since + 10)]
+    sent = Request(*times, "POST", "/fapi/v1/algoOrder", "vt-e0-1s1", 0, 0, 0, 1, True)
+    looks = [at(since + 10 + 2 * number) for number in range(400)]
+    facts = ("GET", "/fapi/v1/algoOrder", "vt-e0-1s1", 400, -2013, 0, 1, True)
+    return [sent, *(Request(time, time + 20, time + 40, *facts) for time in looks)]
+
+
+def stop(second: float, status: str) -> Json:
+    known = {"algo_id": 5, "client_order_id": "vt-e0-9s1", "symbol": "B", "side": "SELL", "quantity": "0.010"}
+    return {"kind": "algo", "time": at(second), "type": "STOP_MARKET", "reduce_only": True, "status": status, **known}
+
+
 def struck(begin: float, until: float, kind: str = "drop", row: str = "A3") -> Strike:
     return Strike(kind, at(begin), at(until), {"row": row})
 
@@ -116,6 +131,8 @@ def row(second: float, kind: str, **body: Any) -> JournalRow:
 IN, OUT = filled(100, "BUY", "0.010"), filled(200, "SELL", "0", "vt-e0-9x1")
 LOST = [filled(100, "BUY", "0.010"), filled(200, "SELL", "0", "vt-e0-9x1", price="-20000")]
 """A loss of 1,000: of a price that no market has, so that one small trade makes it."""
+
+CROSSED: Json = {"kind": "settings", "time": at(90), "symbol": "B", "leverage": 20, "margin_type": "cross"}
 
 BORNE_OUT: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("WARMING_UP", 300, False, {}),
@@ -136,15 +153,21 @@ BORNE_OUT: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("NOT_RECONCILED", 300, False, {"truth": [rested(100, "NEW"), rested(230, "CANCELED")]}),
     ("NOT_RECONCILED", 300, True, {"truth": [filled(100, "BUY", "0.010", "web1")]}),
     ("NOT_RECONCILED", 300, True, {"truth": [{"kind": "settings", "time": at(90), "symbol": "B", "leverage": 3}]}),
+    ("NOT_RECONCILED", 300, True, {"truth": [CROSSED]}),
     ("NOT_RECONCILED", 300, True, {"lives": [Life(at(295), at(825), "ended", "DURATION_END")]}),
     ("LINK_DOWN", 300, False, {}),
     ("STALE_PRICE", 300, False, {}),
     ("OFF_MARK", 300, False, {}),
     ("UNKNOWN_ORDER", 300, False, {"requests": [asked(290, 1)]}),
     ("UNKNOWN_ORDER", 300, True, {"requests": [asked(290, 20)]}),
+    ("UNKNOWN_ORDER", 300, False, {"requests": looked_up(150)}),
+    ("UNKNOWN_ORDER", 300, True, {"requests": looked_up(250)}),
     ("IN_POSITION", 300, False, {"truth": [IN, OUT]}),
     ("IN_POSITION", 150, True, {"truth": [IN, OUT]}),
     ("IN_POSITION", 200, True, {"truth": [IN, OUT]}),
+    ("IN_POSITION", 300, False, {"truth": [IN, stop(100.5, "NEW"), OUT, stop(400, "CANCELED")]}),
+    ("IN_POSITION", 205, True, {"truth": [IN, stop(100.5, "NEW"), OUT, stop(207, "CANCELED")]}),
+    ("IN_POSITION", 300, True, {"truth": [IN, stop(100.5, "TRIGGERING"), OUT]}),
     ("IN_POSITION", 290, True, {"requests": [asked(290.2, 0.1)]}),
     ("COOLDOWN", 300, False, {"truth": [IN, OUT]}),
     ("COOLDOWN", 210, True, {"truth": [IN, OUT]}),
@@ -241,6 +264,7 @@ def test_without_a_fault_each_signal_is_due_and_nothing_halts() -> None:
 REFUSED = dict.fromkeys(range(200, 700, 10), "NOT_RECONCILED")
 MISMATCH = row(150, "Alert", code="POSITION_MISMATCH", text="")
 FAULTS = [struck(100, 120), struck(500, 520)]
+KEY_LOST = Strike("expire_listen_key", at(100), at(100), {"with": {"told": False}, "row": "C1"})
 
 AGAIN: list[tuple[str, bool, Evidence]] = [
     ("refused between two faults", False, played({300: "NOT_RECONCILED"}, strikes=FAULTS)),
@@ -269,6 +293,21 @@ AGAIN: list[tuple[str, bool, Evidence]] = [
         True,
         played({300: "ON_HOLD"}, row(110, "BreakerChange", mode="HALTED", rule="ON_HOLD"), strikes=[struck(100, 120)]),
     ),
+    ("refused long after a key was lost of which nothing was told", False, played(REFUSED, strikes=[KEY_LOST])),
+    (
+        "likewise less than a minute after an order of which nothing is told",
+        True,
+        played({300: "NOT_RECONCILED"}, truth=[filled(290, "BUY", "0.010")], strikes=[KEY_LOST]),
+    ),
+    (
+        "likewise two minutes after",
+        False,
+        played(
+            {450: "NOT_RECONCILED"},
+            truth=[filled(290, "BUY", "0.010"), filled(291, "SELL", "0", "vt-e0-9x1")],
+            strikes=[KEY_LOST],
+        ),
+    ),
     ("in a position for ever, by its own word alone", False, played({300: "IN_POSITION"})),
     ("a signal of which the journal says nothing", False, played({300: entries.NO_WORD})),
 ]
@@ -278,6 +317,23 @@ AGAIN: list[tuple[str, bool, Evidence]] = [
 def test_a_minute_after_a_fault_each_signal_gives_an_entry(is_let_pass: bool, found: Evidence) -> None:
     kinds = [each.kind for each in oracles.o12_alive(found)]
     assert kinds == ([] if is_let_pass else ["not resumed"])
+
+
+@pytest.mark.parametrize(
+    ("until", "strikes", "is_left"),
+    [(270, [], True), (255, [], False), (270, [struck(215, 216)], False), (290, [struck(215, 216)], True)],
+)
+def test_a_stop_that_protects_nothing_for_a_calm_minute_was_forgotten(
+    until: float, strikes: list[Strike], is_left: bool
+) -> None:
+    rows = [IN, stop(100.5, "NEW"), OUT, stop(until, "CANCELED")]
+    found = oracles.o4_orphans(played({}, truth=rows, strikes=strikes))
+    assert [each.kind for each in found] == ["left open"] * is_left
+
+
+def test_a_position_that_is_opened_again_has_a_stop() -> None:
+    rows = [IN, stop(100.5, "NEW"), OUT, filled(240, "BUY", "0.010"), filled(400, "SELL", "0"), stop(401, "CANCELED")]
+    assert oracles.o4_orphans(played({}, truth=rows)) == []
 
 
 # --- halts by trading rules -------------------------------------------------------------------------------------------

@@ -367,6 +367,21 @@ def a_leverage(leverage: int) -> Doctor:
     return of_truth(change)
 
 
+def set_by_hand(before_ms: int, **row: Any) -> Doctor:
+    """A setting of the account becomes another one so long before the second entry."""
+
+    def change(rows: list[Json]) -> None:
+        now = rows[venue_rows(rows, "accepted", "-2e1")[0]]["time"] - before_ms
+        at = next(n for n, each in enumerate(rows) if each.get("time", 0) >= now)
+        rows.insert(at, {"time": now, **row})
+
+    return of_truth(change)
+
+
+MULTI = {"kind": "assets_mode", "multi": True}
+CROSS = {"kind": "settings", "symbol": "BTCUSDT", "leverage": 5, "margin_type": "cross"}
+
+
 def leverage_at_the_end(rows: list[Json]) -> None:
     facts = {"symbol": "BTCUSDT", "leverage": 3, "margin_type": "isolated"}
     rows.append({"time": rows[-1]["time"], "kind": "settings", **facts})
@@ -375,6 +390,21 @@ def leverage_at_the_end(rows: list[Json]) -> None:
 def leverage_asked(found: Evidence) -> Evidence:
     settings = next(row for row in found.truth if row["kind"] == "settings")
     return asked_too(method="POST", path="/fapi/v1/leverage", arrived=settings["time"])(found)
+
+
+NO_STREAM = "O6 entry without a stream"
+
+
+def shut(category: str, since: int = -5_000, until: int = 5_000, sockets: int = 1) -> Doctor:
+    """One of the sockets of a category is closed so long before the second entry, and another opened so long after."""
+
+    def doctor(found: Evidence) -> Evidence:
+        sent = next(each.sent for each in found.requests if each.client_id.endswith("-2e1"))
+        url = f"ws://127.0.0.1:1/{category}/ws?listenKey=k"
+        dials = [(found.opened, url)] * sockets + [(sent + until, url)]
+        return replace(found, dials=dials, hung_up=[(sent + since, url)])
+
+    return doctor
 
 
 def answering(name: str, do: str = "", **facts: Any) -> Doctor:
@@ -1079,6 +1109,11 @@ DOCTORED: list[Case] = [
     ),
     ("4.9 s, and a fault after 2.1 s", both(bare_for(4_900), struck_after(2_100)), {"O5 uncovered"}),
     (
+        "uncovered for 8.4 s after an expiry that was told 3 s late",
+        both(bare_for(8_400), expired("", "none"), heard(8_100), struck("user_late", by_s=3.0, row="C3")),
+        {"O5 uncovered"},
+    ),
+    (
         "a stop that closes the position covers nothing",
         saying("algo", r"-1s\d", reduce_only=False, close_position=True),
         {"O5 uncovered"},
@@ -1137,6 +1172,10 @@ DOCTORED: list[Case] = [
         {"O6 entry without rights"},
     ),
     ("an entry at a leverage set by hand", a_leverage(3), {"O6 entry at another leverage"}),
+    ("an entry in multi-assets mode", set_by_hand(61_000, **MULTI), {"O6 entry at another assets mode"}),
+    ("an entry at a margin type set by hand", set_by_hand(61_000, **CROSS), {"O6 entry at another margin type"}),
+    ("an entry without a user stream, of which the journal says nothing", shut("private"), {NO_STREAM}),
+    ("likewise without a market stream", shut("market"), {NO_STREAM}),
     # O7: write-ahead
     ("an order arrives before its intent is on disk", asking(1, durable=False), {"O7 not durable"}),
     ("an order has no intent", without("OrderIntent", -1), {"O7 no intent", "O15 no intent"}),
@@ -1243,6 +1282,11 @@ DOCTORED: list[Case] = [
     ("a stream is opened again and again", dialled(26), {"O12 repeated"}),
     ("a key expires and no stream is opened for 11 s", key_expired(11_000), {"O12 stream not dialled"}),
     (
+        "a key expires without a word, and no stream is opened though orders are not told",
+        key_expired(10**8, **{"with": {"told": False}}),
+        {"O12 stream not dialled"},
+    ),
+    (
         "a stream stays down, and an alert that is not true was given",
         both(having(lives=[Life(0, 10**14, "running")]), at_the_end("Alert", code="ACCOUNT_MISMATCH"), STREAM_DOWN),
         {"O12 stream down"},
@@ -1333,6 +1377,13 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an entry 200 ms after the halt", both(of_journal(halted_after_intent), late_by(200, "-3e1"))),
     ("a stop cancelled by hand where that is ignored", both(setting(on_manual="ignore"), cancelled_by_hand)),
     ("leverage that was changed by hand, and back", both(a_leverage(5), a_leverage(3))),
+    (
+        "several assets that were set by hand, and one again",
+        both(set_by_hand(61_000, **MULTI), set_by_hand(1_000, **{**MULTI, "multi": False})),
+    ),
+    ("a user stream that is opened again before an entry", shut("private", until=-100)),
+    ("one of two sockets that is closed", shut("private", sockets=2)),
+    ("a user stream that is lost 200 ms before an entry", shut("private", since=-200)),
     ("a ban that was planned", both(asking(-1, status=418), struck("ban", code=418))),
     ("a ban that began while the request was held up", banned_on_the_way(0)),
     ("a Retry-After that is heeded", asking(-1, retry_after_s=60, status=429)),
@@ -1367,6 +1418,10 @@ SILENT: list[tuple[str, Doctor]] = [
         both(bare_for(9_000), expired("user ALGO_UPDATE EXPIRED x"), heard(6_000)),
     ),
     ("4.9 s, and a fault after 1.9 s", both(bare_for(4_900), struck_after(1_900))),
+    (
+        "uncovered for 8.4 s after an expiry that was told 8 s late",
+        both(bare_for(8_400), expired("", "none"), heard(8_100), struck("user_late", by_s=8.0, row="C3")),
+    ),
     (
         "4.9 s under a fault that waited and struck then",
         both(bare_for(4_900), forgotten(500), struck("forget_stops", until_s=700.0)),
