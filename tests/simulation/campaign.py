@@ -48,6 +48,8 @@ CHUNK = 4
 """Sessions that a worker takes at a time."""
 LEAST_STRUCK = 20
 """Of 1,000 sessions, in how many each kind of fault must strike."""
+MANY, PLANNED = 1_000, 40
+"""So many sessions are judged by that; of fewer, kinds that were planned in so many and struck in none."""
 LEAST_COMPARED = 5
 """Decisions of a session that are held against the backtest; fewer prove little, and a fifth of the sessions may."""
 TEXT, BLAMED = 110, 4
@@ -348,9 +350,20 @@ def _rare(lines: Sequence[Json]) -> list[str]:
     """Kinds of faults that strike in too few sessions."""
     if not _struck(lines):
         return []
-    met = {name: len(_met_by(name, lines)) for name in ROWS}
-    rare = [f"{name} {count}" for name, count in met.items() if count * 1_000 < LEAST_STRUCK * len(lines)]
+    rare = [f"{name} {len(_met_by(name, lines))}" for name in ROWS if _is_rare(name, lines)]
     return [f"strike in fewer than {LEAST_STRUCK} of 1,000 sessions: {', '.join(rare) or 'none'}"]
+
+
+def _is_rare(name: str, lines: Sequence[Json]) -> bool:
+    return len(_met_by(name, lines)) * 1_000 < LEAST_STRUCK * len(lines)
+
+
+def too_rare(lines: Sequence[Json]) -> list[str]:
+    """Return the kinds of faults that struck too rarely for the campaign to say anything of them."""
+    planned = _struck(lines)
+    if len(lines) >= MANY and planned:
+        return [name for name in ROWS if _is_rare(name, lines)]
+    return [name for name in planned if planned[name] >= PLANNED and not _met_by(name, lines)]
 
 
 def _reached(lines: Sequence[Json]) -> list[str]:
@@ -399,7 +412,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     over_all = campaign_violations([line["measures"] for line in lines if "measures" in line])
     print(f"{time.monotonic() - began:.0f} s; a line for each session in {results}")
     print("make one small: python -m simulation.shrink SEED")
-    return int(bool(over_all or hardly_compared(lines)) or any(map(is_broken, lines)))
+    return int(bool(over_all or hardly_compared(lines) or too_rare(lines)) or any(map(is_broken, lines)))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ NEAR = Decimal("0.95")
 """Of a limit on losses: equity is valued at other moments than the judge's."""
 VALUED_MS = 15_000
 """How old the price may be at which a loss was seen."""
-CHANGING = ("filters", "status", "brackets", "restrict", "leverage")
-"""Strikes after which sizes and filters are other ones."""
+CHANGING = ("filters", "brackets")
+"""Strikes after which sizes are other ones."""
 LASTING = ("stick_triggers",)
 """Strikes that last to the end, and are felt where the venue's log says so."""
 NO_WORD = "NO_WORD"
@@ -111,10 +111,14 @@ def expected(reading: Reading, halts: Sequence[Halt]) -> tuple[int, int]:
 
 def missed(reading: Reading, halts: Sequence[Halt]) -> list[Signal]:
     """Return the signals that gave no entry though nothing was in the way for a minute: no fault that was felt, no halt
-    that stands in the journal, no account that differs, and nothing that bears out why."""
+    that stands in the journal, no account that differs, and nothing that bears out why.
+
+    An entry that was intended must have left, unless a halt came, or the engine's end, before it could."""
     found = []
     for each in signals(reading):
-        if each.client_id or is_felt(reading, each.time - CALM_MS, each.time) or _is_halted(halts, each.time):
+        if each.client_id in reading.posts or is_felt(reading, each.time - CALM_MS, each.time):
+            continue
+        if _is_halted(halts, each.time) or (each.client_id and _is_held(reading, halts, each.time)):
             continue
         if not is_borne_out(reading, halts, each):
             found.append(each)
@@ -143,6 +147,12 @@ def felt(reading: Reading) -> list[tuple[int, int]]:
 
 def _is_halted(halts: Sequence[Halt], time: int, within: int = NEWS_MS) -> bool:
     return any(begin <= time and (end < 0 or time <= end + within) for _, begin, end in halts)
+
+
+def _is_held(reading: Reading, halts: Sequence[Halt], time: int) -> bool:
+    """Whether an entry that was intended at a time was halted, or its engine ended, before it left."""
+    ends = [life.end for life in reading.evidence.lives]
+    return _is_halted(halts, time + SENDS_MS) or any(time <= end <= time + SENDS_MS for end in ends)
 
 
 # --- what bears out a refusal -----------------------------------------------------------------------------------------
@@ -268,12 +278,17 @@ def _is_changed(reading: Reading, signal: Signal) -> bool:
     return any(each.kind in CHANGING and each.begin <= signal.time for each in reading.evidence.strikes)
 
 
+def _is_not_trading(reading: Reading, signal: Signal) -> bool:
+    """Whether the symbol was not trading within the time that it takes until its filters are read again."""
+    halted = [each for each in reading.evidence.strikes if each.kind == "status"]
+    return any(each.begin <= signal.time <= each.until + COMPARED_MS + NEWS_MS for each in halted)
+
+
 def _is_spent(reading: Reading, signal: Signal) -> bool:
     """Whether the next stop-out could pass the day's loss."""
     settings, capital = reading.evidence.settings, Decimal(str(reading.evidence.settings.get("capital", 0)))
     limit, risk = (Decimal(str(settings.get(name, 1))) for name in ("max_daily_loss_fraction", "risk_fraction"))
-    since = _measured_since(reading, "DAILY_LOSS", signal.time)
-    return lost(reading, since, signal.time) >= (limit - 2 * risk) * capital
+    return lost_today(reading, signal.time) >= (limit - 2 * risk) * capital
 
 
 CHECKS: dict[str, Callable[[Reading, Signal], bool]] = {
@@ -283,7 +298,7 @@ CHECKS: dict[str, Callable[[Reading, Signal], bool]] = {
     "DAY_END_BAR": _is_day_end,
     "PAUSED": _is_over,
     "NOT_RECONCILED": _is_unread,
-    "SYMBOL_CHANGED": _is_changed,
+    "SYMBOL_CHANGED": _is_not_trading,
     "OFF_MARK": _is_off_mark,
     "UNKNOWN_ORDER": _is_on_its_way,
     "IN_POSITION": _is_open,
@@ -369,8 +384,8 @@ def false_trips(reading: Reading) -> list[tuple[int, str]]:
 def is_reached(reading: Reading, rule: str, time: int) -> bool:
     """Whether the venue's log has a loss, or a count, as large as a rule allows, at a time.
 
-    A loss is the fall of the equity from its highest, of the day or since a person's resume for DAILY_LOSS, without
-    what was paid in or out.
+    A loss is the fall of the equity without what was paid in or out: from its highest since a person's resume, and for
+    DAILY_LOSS from where it stood when the day began, or at a resume since then.
     """
     settings, since = reading.evidence.settings, _measured_since(reading, rule, time)
     if rule == "TRADES_PER_DAY":
@@ -381,7 +396,8 @@ def is_reached(reading: Reading, rule: str, time: int) -> bool:
     name = "max_daily_loss_fraction" if rule == "DAILY_LOSS" else "max_drawdown_fraction"
     wallets = [Decimal(row["wallet"]) for row in reading.evidence.of_kind("start", "account") if row["time"] <= time]
     least = min([Decimal(str(settings.get("capital", 0))), *wallets])
-    return lost(reading, since, time) >= Decimal(str(settings.get(name, 1))) * least * NEAR
+    fall = lost_today(reading, time) if rule == "DAILY_LOSS" else lost(reading, since, time)
+    return fall >= Decimal(str(settings.get(name, 1))) * least * NEAR
 
 
 def _measured_since(reading: Reading, rule: str, time: int) -> int:
@@ -403,13 +419,30 @@ def _losing_streak(reading: Reading, time: int) -> int:
 
 def lost(reading: Reading, since: int, until: int) -> Decimal:
     """The fall of the equity from its highest since a time to its lowest within 15 s before another."""
-    highest = lowest = None
-    for time, equity in _equity(reading):
-        if since <= time <= until:
-            highest = equity if highest is None else max(highest, equity)
-        if until - VALUED_MS <= time <= until + NEWS_MS:
-            lowest = equity if lowest is None else min(lowest, equity)
-    return ZERO if highest is None or lowest is None else highest - lowest
+    highest = [equity for _, equity in _between(reading, since, until)]
+    lowest = [equity for _, equity in _between(reading, until - VALUED_MS, until + NEWS_MS)]
+    return max(highest) - min(lowest) if highest and lowest else ZERO
+
+
+def lost_today(reading: Reading, until: int) -> Decimal:
+    """The fall of the equity from where it stood, within 15 s, when the day began or a person resumed, to its lowest
+    within 15 s before a time."""
+    since = max(_measured_since(reading, "DAILY_LOSS", until), reading.start.get("time", 0))
+    begun = [equity for _, equity in _between(reading, since - VALUED_MS, min(since + VALUED_MS, until))]
+    before = _between(reading, 0, since)[-1:]
+    lowest = [equity for _, equity in _between(reading, until - VALUED_MS, until + NEWS_MS)]
+    begun += [equity for _, equity in before] or [ZERO]
+    return max(begun) - min(lowest) if lowest else ZERO
+
+
+def _between(reading: Reading, begin: int, end: int) -> list[tuple[int, Decimal]]:
+    """The equity at each price between two times, both included."""
+    kept = vars(reading)
+    if "_equities" not in kept:
+        kept["_equities"] = list(_equity(reading))
+    found: list[tuple[int, Decimal]] = kept["_equities"]
+    first = bisect.bisect_left(found, begin, key=lambda each: each[0])
+    return found[first : bisect.bisect_right(found, end, key=lambda each: each[0])]
 
 
 def _equity(reading: Reading) -> Iterator[tuple[int, Decimal]]:

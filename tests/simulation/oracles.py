@@ -1143,23 +1143,44 @@ def _loss_passed(reading: Reading, entered: Entries) -> list[Violation]:
     settings = reading.evidence.settings
     limit = Decimal(str(settings.get("max_daily_loss_fraction", 1))) * Decimal(str(settings.get("capital", 0)))
     resumed = [row.time for _, row in reading.of_kind("Operator") if row.body["action"] == "resume"]
-    made, times, total = [], [], ZERO
-    for fill in reading.fills:
-        total += fill.realised - fill.fee
-        made.append(total)
-        times.append(fill.time)
+    times, made = _made(reading)
     found = []
     for placed, _ in entered:
         sent = _sent(reading, placed)
         since = max([sent // DAY_MS * DAY_MS, *(time for time in resumed if time <= sent)])
-        day = bisect.bisect_left(times, since)
-        now = bisect.bisect_right(times, sent - BARE_MS)
-        loss = (made[day - 1] if day else ZERO) - (made[now - 1] if now else ZERO)
-        was_flat = not day or not reading.fills[day - 1].held
-        if now > day and was_flat and loss >= limit > 0:
+        day, now = bisect.bisect_left(times, since), bisect.bisect_right(times, sent - BARE_MS)
+        loss = made[day] + _open_profit(reading, since) - made[now]
+        if now > day and loss >= limit > 0:
             text = f"{placed.client_id} after a loss of {loss} this day or since a resume, {limit} is the limit"
             found.append(Violation("O9", "daily loss passed", placed.time, text))
     return found
+
+
+def _made(reading: Reading) -> tuple[list[int], list[Decimal]]:
+    """When fills and payments of funding were, and what all before each had made; at last all of them."""
+    times, made = list[int](), [ZERO]
+    before = Decimal(reading.start.get("wallet", "0"))
+    for row in reading.evidence.of_kind("fill", "account"):
+        change, before = Decimal(row["wallet"]) - before, Decimal(row["wallet"])
+        if row["kind"] == "fill" or row["reason"] == "FUNDING_FEE":
+            is_fill = row["kind"] == "fill"
+            times.append(row["time"])
+            made.append(made[-1] + (Decimal(row["realised"]) - Decimal(row["fee"]) if is_fill else change))
+    return times, made
+
+
+def _open_profit(reading: Reading, time: int) -> Decimal:
+    """What the position that was open at a time had gained by then, at the worst price within 15 s; 0 without one."""
+    held = cost = ZERO
+    for fill in reading.fills:
+        if fill.time >= time or fill.symbol != reading.symbol:
+            continue
+        is_more = fill.held * fill.side > 0 and abs(fill.held) > abs(held) and held * fill.held >= 0
+        part = fill.held / held if held and not is_more and held * fill.held > 0 else ZERO
+        cost = cost + fill.signed * fill.price if is_more else cost * part if part else fill.held * fill.price
+        held = fill.held
+    near = [Decimal(price) for _, price, _, at, _ in reading.evidence.tape if abs(at - time) <= entries.VALUED_MS]
+    return min((held * price - cost for price in near), default=ZERO) if held else ZERO
 
 
 def _leverage_raised(reading: Reading) -> list[Violation]:
@@ -1434,13 +1455,12 @@ def _ended_open(reading: Reading) -> list[Violation]:
 
 
 def _never_ended(reading: Reading) -> list[Violation]:
-    """A session whose time is long over: nothing is in its way a minute after the last fault but a halt that stands, or
-    an account that differs."""
+    """A session whose time is long over, a minute after the last fault; a halt does not keep it from ending."""
     evidence = reading.evidence
     over = evidence.opened + int(1000 * evidence.settings.get("duration_s", 0.0))
     late, is_alone = evidence.judged - max(over, evidence.quiet) - RESUMED_MS, len(evidence.journals) == 1
     runs = bool(evidence.lives) and evidence.lives[-1].how == "running" and evidence.settings.get("duration_s", 0.0) > 0
-    if not runs or not is_alone or late < 0 or _is_explicit(reading):
+    if not runs or not is_alone or late < 0:
         return []
     return [Violation("O12", "never ended", over, f"the session runs {evidence.judged - over} ms after its time")]
 
@@ -1793,14 +1813,16 @@ LEAST_ENTERED = Decimal("0.75")
 """Of all entries of the sessions without faults, inside of faults too."""
 LEAST_ORDERS, MOST_IDLE = 5, Decimal("0.2")
 """Sessions with fewer orders try little, and may be so many."""
+RATED = 20
+"""Of fewer sessions nothing is said of how many entries are due."""
 
 
 def campaign_violations(measures: list[Json]) -> list[Violation]:
     """Judge the rates of O13 over sessions.
 
     Of those with recoverable faults at most 1 % halt, or never end; at least 95 % of the entries that are due outside
-    of faults are sent, and in all three quarters of those without faults. None halts without a fault. At most a fifth
-    of all sessions trade next to nothing.
+    of faults are sent, and in all three quarters of those without faults; of many sessions at least as many entries as
+    sessions are due. None halts without a fault. At most a fifth of all sessions trade next to nothing.
     """
     found = []
     calm = [each for each in measures if each["halted"] and not each["strikes"]]
@@ -1830,4 +1852,7 @@ def campaign_violations(measures: list[Json]) -> list[Violation]:
     sent = sum(each["entries_sent"] for each in recoverable)
     if sent < LEAST_SENT * expected:
         found.append(Violation("O13", "entries missing", 0, f"{sent} of {expected} entries were sent"))
+    if expected < len(recoverable) >= RATED:
+        text = f"{expected} entries were due in {len(recoverable)} sessions"
+        found.append(Violation("O13", "entries hardly due", 0, text))
     return found

@@ -11,7 +11,7 @@ import pytest
 
 from simulation import backtested
 from simulation import campaign as campaign_module
-from simulation.campaign import OtherCode, campaign, code_hash, main, session, strikes_by_kind, summary
+from simulation.campaign import OtherCode, campaign, code_hash, main, session, strikes_by_kind, summary, too_rare
 from simulation.evidence import Evidence
 from simulation.kinds import KINDS
 from simulation.plans import Plan, clean_plan
@@ -95,6 +95,23 @@ def test_what_strikes_too_rarely_is_named() -> None:
     for each in lines[:99]:
         each["struck"]["garbage"] = 0
     assert "strike in fewer than 20 of 1,000 sessions: garbage 1" in summary(lines)
+
+
+@pytest.mark.parametrize(("sessions", "struck_in", "status"), [(39, 0, 0), (40, 0, 1), (40, 1, 0)])
+def test_a_kind_that_never_struck_fails_a_campaign(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sessions: int, struck_in: int, status: int
+) -> None:
+    lines = [{**line(seed, ["kill"]), "struck": {"kill": int(seed < struck_in)}} for seed in range(sessions)]
+    head = {"code": code_hash(), "clean": False}
+    results = tmp_path / "results.jsonl"
+    results.write_text("".join(f"{json.dumps(each)}\n" for each in (head, *lines)))
+    assert main(["--sessions", f"{sessions}", "--seed", "0", "--results", str(results)]) == status
+
+
+def test_of_many_sessions_each_kind_must_strike_in_20_of_1_000() -> None:
+    lines = [line(seed, ["kill"]) for seed in range(20)] + [line(seed, []) for seed in range(20, 1_000)]
+    assert too_rare(lines) == [kind.name for kind in KINDS if kind.name != "kill"]
+    assert "kill" in too_rare([*lines, line(1_000, [])])
 
 
 def test_a_strike_counts_as_often_as_it_met_something() -> None:

@@ -177,7 +177,10 @@ BORNE_OUT: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("LIQUIDATION_DISTANCE", 300, True, {"settings": {"stop_atr": 20.0}}),
     ("SIZE_TOO_SMALL", 300, False, {}),
     ("SIZE_TOO_SMALL", 300, True, {"strikes": [struck(100, 100, "filters", "F6")]}),
-    ("SYMBOL_CHANGED", 300, True, {"strikes": [struck(100, 100, "status", "F5")]}),
+    ("SIZE_TOO_SMALL", 300, False, {"strikes": [struck(100, 290, "status", "F5")]}),
+    ("SYMBOL_CHANGED", 300, True, {"strikes": [struck(100, 250, "status", "F5")]}),
+    ("SYMBOL_CHANGED", 300, False, {"strikes": [struck(100, 105, "status", "F5")]}),
+    ("SYMBOL_CHANGED", 300, False, {"strikes": [struck(250, 250, "filters", "F6")]}),
     ("DAILY_BUDGET", 300, False, {"truth": [IN, OUT]}),
     ("DAILY_BUDGET", 300, True, {"truth": LOST}),
     ("DAILY_LOSS", 300, False, {"truth": [IN, OUT]}),
@@ -202,7 +205,7 @@ def test_each_refusal_of_the_table_is_judged_both_ways_or_has_nothing_that_bears
     nothing = {"ON_HOLD", "LINK_DOWN", "STALE_PRICE", entries.NO_WORD}
     rules = {"DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY"}  # as DAILY_LOSS: see the trips below
     assert {code for code, is_so in told if is_so} == entries.CHECKS.keys() - rules - {"OFF_MARK"}
-    assert {code for code, is_so in told if not is_so} == (entries.CHECKS.keys() | nothing) - rules - {"SYMBOL_CHANGED"}
+    assert {code for code, is_so in told if not is_so} == (entries.CHECKS.keys() | nothing) - rules
 
 
 def test_a_price_that_jumped_may_be_off_the_mark() -> None:
@@ -266,6 +269,16 @@ MISMATCH = row(150, "Alert", code="POSITION_MISMATCH", text="")
 FAULTS = [struck(100, 120), struck(500, 520)]
 KEY_LOST = Strike("expire_listen_key", at(100), at(100), {"with": {"told": False}, "row": "C1"})
 
+OVER = [Life(at(-30), at(300.1), "ended", "DURATION_END")]
+HALTED_AT_ONCE = row(300.1, "BreakerChange", mode="HALTED", rule="ON_HOLD")
+
+
+def unsent(found: Evidence) -> Evidence:
+    """The venue gets no order."""
+    truth = [row for row in found.truth if row["kind"] != "accepted"]
+    return replace(found, truth=truth, requests=[])
+
+
 AGAIN: list[tuple[str, bool, Evidence]] = [
     ("refused between two faults", False, played({300: "NOT_RECONCILED"}, strikes=FAULTS)),
     ("likewise less than a minute after the first", True, played({150: "NOT_RECONCILED"}, strikes=FAULTS)),
@@ -310,6 +323,9 @@ AGAIN: list[tuple[str, bool, Evidence]] = [
     ),
     ("in a position for ever, by its own word alone", False, played({300: "IN_POSITION"})),
     ("a signal of which the journal says nothing", False, played({300: entries.NO_WORD})),
+    ("an entry that was intended and never left", False, unsent(played({300: ""}))),
+    ("likewise where a halt came before it could", True, unsent(played({300: ""}, HALTED_AT_ONCE))),
+    ("likewise at the end of the session", True, unsent(played({300: ""}, settings={"duration_s": 300.1}, lives=OVER))),
 ]
 
 
@@ -358,11 +374,16 @@ SMALL = [filled(100, "BUY", "0.010"), filled(200, "SELL", "0", "vt-e0-9x1", pric
 WITHDRAWN: Json = {"kind": "account", "time": at(200), "reason": "WITHDRAW", "wallet": "8000"}
 FUNDED: Json = {"kind": "account", "time": at(200), "reason": "FUNDING_FEE", "wallet": "8000"}
 
+GAINED = [IN, filled(110, "SELL", "0", "vt-e0-9x1", price="230000")]
+AND_LOST = [filled(120, "BUY", "0.010", "vt-e0-10e1"), filled(200, "SELL", "0", "vt-e0-10x1", price="-20000")]
+
 TRIPS: list[tuple[str, bool, Evidence]] = [
     ("a drawdown without any loss", False, tripped("DRAWDOWN")),
     ("a drawdown of 1,000", True, tripped("DRAWDOWN", truth=LOST)),
     ("a drawdown of 800, of a limit of 1,000", False, tripped("DRAWDOWN", truth=SMALL)),
     ("a drawdown from before a person resumed", False, tripped("DRAWDOWN", RESUMED, truth=LOST)),
+    ("a loss of 1,000 after a gain of 1,500 the same day", False, tripped("DAILY_LOSS", truth=[*GAINED, *AND_LOST])),
+    ("a drawdown of 1,000 after that gain", True, tripped("DRAWDOWN", truth=[*GAINED, *AND_LOST])),
     ("a loss of the day that was a withdrawal", False, tripped("DAILY_LOSS", truth=[WITHDRAWN])),
     ("a loss of the day that was funding", True, tripped("DAILY_LOSS", truth=[FUNDED])),
     (
@@ -382,6 +403,43 @@ def test_a_halt_by_a_trading_rule_has_been_reached_by_the_venues_log(is_true: bo
     assert (false_trips(reading_of(found)) == []) is is_true
     assert ("false halt" in {each.kind for each in oracles.o12_alive(found)}) is not is_true
     assert oracles.measure(found)["halted"] is not is_true
+
+
+def realised(second: float, side: str, position: str, name: str, result: int, wallet: int) -> Json:
+    return {**filled(second, side, position, name), "realised": f"{result}", "wallet": f"{wallet}"}
+
+
+ENTERED: Json = {"client_order_id": "vt-e0-4e1", "symbol": "B", "side": 1, "quantity": 10, "price": 0}
+ENTERED |= {"reduce_only": False, "close_position": False}
+ENTRY = realised(100, "BUY", "0.010", "vt-e0-1e1", 0, 10_000)
+ONE = [ENTRY, realised(160, "SELL", "0", "vt-e0-1x1", -600, 9_400)]
+TWO = [
+    realised(200, "BUY", "0.010", "vt-e0-2e1", 0, 9_400),
+    realised(260, "SELL", "0", "vt-e0-2x1", -600, 8_800),
+]
+RECEIVED: Json = {"kind": "account", "time": at(110), "reason": "FUNDING_FEE", "wallet": "10020"}
+WITH_IT = [ENTRY, RECEIVED, realised(160, "SELL", "0", "vt-e0-1x1", -1_005, 9_015)]
+DEEP = {150: "20000.0"}
+"""The position of 0.01 stands 600 below its price."""
+
+LOSSES: list[tuple[str, bool, float, list[Json], dict[int, str]]] = [
+    ("1,200 since a resume while flat", True, 90, [*ONE, *TWO], {}),
+    ("1,200 since a resume in a position that had lost nothing", True, 150, [*ONE, *TWO], {}),
+    ("of which the position had lost 600 at the resume", False, 150, [*ONE, *TWO], DEEP),
+    ("600 since a resume", False, 170, [*ONE, *TWO], {}),
+    ("1,005, and 20 of funding received", False, 90, WITH_IT, {}),
+]
+
+
+@pytest.mark.parametrize(("is_passed", "resumed", "truth", "prices"), [each[1:] for each in LOSSES])
+def test_no_entry_follows_a_loss_beyond_the_limit_since_a_person_resumed(
+    is_passed: bool, resumed: float, truth: list[Json], prices: dict[int, str]
+) -> None:
+    entry = {"kind": "accepted", "time": at(400), "action": "place_order", "asked": ENTERED}
+    found = played({}, row(resumed, "Operator", action="resume", reason="seen"), truth=[*truth, entry])
+    tape = [(n, prices.get(n, price), q, time, maker) for n, price, q, time, maker in found.tape]
+    kinds = [each.kind for each in oracles.o9_limits(replace(found, tape=tape))]
+    assert kinds == (["daily loss passed"] if is_passed else [])
 
 
 def test_a_loss_is_the_fall_from_the_highest_equity() -> None:

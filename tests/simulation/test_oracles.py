@@ -1273,6 +1273,11 @@ DOCTORED: list[Case] = [
     ),
     ("a session that was to end flat ends with a position", not_flat_at_the_end, {"O12 ended open"}),
     ("a session runs though its time is over", runs_on(61_000), {"O12 never ended"}),
+    (
+        "a session that is halted runs though its time is over",
+        both(runs_on(61_000), at_the_end("BreakerChange", **HALT)),
+        {"O12 never ended"},
+    ),
     ("timestamps are refused and the clock is not measured", too_late(21), {"O12 clock wrong"}),
     ("a user stream says nothing and is not dialled again", deaf(20_000), {"O12 stream not dialled"}),
     ("an order is refused again and again", refused_each_second(31), {"O12 repeated"}),
@@ -1665,6 +1670,9 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
     fewer = {**good, "entries": 1, "entries_expected": 0, "entries_sent": 0}
     assert seen(campaign_violations([fewer] * 3)) == {"O13 entries fewer"}
     assert campaign_violations([good, {**good, **bad, "recoverable": False}]) == []
+    none = {**good, "entries_expected": 0, "entries_sent": 0}
+    assert seen(campaign_violations([none] * 20)) == {"O13 entries hardly due"}
+    assert campaign_violations([none] * 19) == campaign_violations([none] * 13 + [good] * 7) == []
     assert campaign_violations([]) == []
 
 
