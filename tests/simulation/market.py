@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from simulation.entries import is_felt
-from simulation.evidence import JournalRow, Violation
+from simulation.evidence import Evidence, JournalRow, Violation
 from simulation.reading import Reading, Trade, trades_of
 
 UNHEARD_MS = {"ended": 10_000, "running": 40_000}
@@ -20,6 +20,8 @@ FILLED_MS = 30_000
 BACKFILL_WEIGHT = 1_200
 """Of a minute: half of its weight is kept for orders, and a hole that would cost more stays one."""
 PAGES = "/fapi/v1/aggTrades"
+DIALLED_MS = 20_000
+"""A market stream that brings nothing is dialled again within this time."""
 
 
 def unheard(reading: Reading) -> list[Violation]:
@@ -75,10 +77,27 @@ def _is_unfillable(reading: Reading, begin: int, end: int) -> bool:
 
 
 def _late(reading: Reading, blocks: list[tuple[int, list[Trade]]]) -> list[Violation]:
-    """The first block that came late though no fault was felt since the minute before its last trade."""
+    """The first block that came late though no fault was felt since the minute before its first trade."""
     for time, trades in blocks:
-        traded = trades[-1][3] if trades else time
+        traded = trades[0][3] if trades else time
         is_late = time - traded > LATE_MS and traded >= reading.evidence.opened
         if is_late and not is_felt(reading, traded - LATE_MS, time):
             return [Violation("O11", "trades late", traded, f"heard {time - traded} ms after they traded")]
+    return []
+
+
+def not_dialled_again(evidence: Evidence) -> list[Violation]:
+    """The first market stream that brings nothing for long enough, while nothing else is wrong, and is not dialled."""
+    dials = [time for time, url in evidence.dials if "/market" in url]
+    for strike in evidence.strikes:
+        begin, end = strike.begin, strike.begin + DIALLED_MS
+        is_silent = {"deaf": "category", "black_hole": "on"}.get(strike.kind, "")
+        if strike.facts.get(is_silent) != "market" or strike.until < end or any(begin <= each <= end for each in dials):
+            continue
+        others = [(each.begin, each.until) for each in evidence.strikes if each is not strike]
+        others += [(row["time"], row["time"]) for row in evidence.of_kind("fault") if row["time"] != begin]
+        is_alive = any(life.begin + DIALLED_MS <= begin and end < life.end for life in evidence.lives)
+        if is_alive and not any(since <= end and until >= begin - DIALLED_MS for since, until in others):
+            text = f"the market's stream brought nothing for {DIALLED_MS} ms, and was not dialled again"
+            return [Violation("O12", "stream not dialled", begin, text)]
     return []

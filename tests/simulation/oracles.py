@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from simulation import entries, market
+from simulation import entries, funds, market, targets
 from simulation.entries import TRADING_RULES
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Violation
 from simulation.reading import (
@@ -173,7 +173,7 @@ def o2_fills(evidence: Evidence) -> list[Violation]:
 
     A round trip between flat and flat is written once. Where all ends flat and nobody traded by hand, the round trips'
     net and the transfers make the wallet's change. What is booked as a transfer was one, or funding that nobody told;
-    what is booked as an adjustment has been made by fills that aren't ours.
+    what is booked as an adjustment has been made by fills that aren't ours. In calm the books' wallet is the venue's.
     """
     reading, found = reading_of(evidence), []
     venue = {(fill.symbol, fill.trade_id): fill for fill in reading.fills}
@@ -186,7 +186,8 @@ def o2_fills(evidence: Evidence) -> list[Violation]:
     for symbol, number in sorted(reading.told.keys() - venue.keys()):
         text = f"{symbol}: trade {number} never was"
         found.append(Violation("O2", "fill invented", evidence.judged, text))
-    return found + _trips(reading) + _wallet_differs(reading) + _money_invented(reading)
+    found += _trips(reading) + _wallet_differs(reading) + _money_invented(reading)
+    return found + funds.books_differ(reading)
 
 
 def _amounts_differ(reading: Reading, fill: Fill, told: list[Json]) -> list[Violation]:
@@ -251,7 +252,8 @@ def _closed_fills(reading: Reading) -> list[Fill]:
 def _wallet_differs(reading: Reading) -> list[Violation]:
     """The wallet's change, but for transfers, is what round trips made.
 
-    Funding that was paid while nobody listened may have been booked as a transfer: then both with transfers agree. And
+    Funding that was paid while nobody listened may have been booked as a transfer, and nothing else may: then both
+    with transfers agree. And
     funding that no event told a position of is not asked of its round trip where that ended within PAID_MS.
     """
     books, evidence = reading.books, reading.evidence
@@ -267,7 +269,9 @@ def _wallet_differs(reading: Reading) -> list[Violation]:
         before = wallet
     made = sum((money(trip["net"]) for trip in reading.trips), ZERO)
     booked = sum((amount for _, amount in _booked(reading)), ZERO)
-    if any(change - untold in (made, made + booked - moved) for untold in _sums(_untold_funding(reading))):
+    unheard = [amount for _, amount in _unheard_funding(reading)]
+    as_transfers = booked - moved if booked - moved in _sums(unheard[-10:]) else ZERO
+    if any(change - untold in (made, made + as_transfers) for untold in _sums(_untold_funding(reading))):
         return []
     return [
         Violation("O2", "money differs", evidence.judged, f"round trips made {made}, the wallet changed by {change}")
@@ -276,12 +280,17 @@ def _wallet_differs(reading: Reading) -> list[Violation]:
 
 def _untold_funding(reading: Reading) -> list[Decimal]:
     """Payments that no event told, to positions that ended before anybody could ask for them."""
+    flat = [fill.time for fill in reading.fills if not fill.held]
+    return [amount for paid, amount in _unheard_funding(reading) if any(paid <= time < paid + PAID_MS for time in flat)]
+
+
+def _unheard_funding(reading: Reading) -> list[tuple[int, Decimal]]:
+    """When funding was paid of which no event told, and how much."""
     told = {row.body["time"] for _, row in reading.of_kind("AccountUpdate") if row.body["reason"] == "FUNDING_FEE"}
-    flat, found, before = [fill.time for fill in reading.fills if not fill.held], [], ZERO
+    found, before = [], ZERO
     for row in reading.evidence.of_kind("start", "fill", "account"):
-        is_short = any(row["time"] <= time < row["time"] + PAID_MS for time in flat)
-        if row.get("reason") == "FUNDING_FEE" and row["time"] not in told and is_short:
-            found.append(Decimal(row["wallet"]) - before)
+        if row.get("reason") == "FUNDING_FEE" and row["time"] not in told:
+            found.append((row["time"], Decimal(row["wallet"]) - before))
         before = Decimal(row["wallet"])
     return found
 
@@ -520,11 +529,12 @@ def o5_protected(evidence: Evidence) -> list[Violation]:
     stop is not counted, as far as they are late. That a stop is gone nobody can know before the comparison of that
     minute where the exchange says no word of it, or none that arrives, unless a journal has it sooner. Nobody tends a
     position after a session has ended: it must be covered at that moment, and what a person does to it later is his.
+    And where the settings ask for a take-profit, it rests too; see `targets`.
     """
     reading, found = reading_of(evidence), []
     for bare in reading.bare:
         found += _bare_too_long(reading, bare)
-    return found
+    return found + targets.missing(reading)
 
 
 def _bare_too_long(reading: Reading, bare: Bare) -> list[Violation]:
@@ -1488,7 +1498,7 @@ def _not_dialled_again(reading: Reading) -> list[Violation]:
         if is_alive and reading.is_told(key) and not any(key.begin <= time <= end for time in dials):
             text = f"a key expired, which was told, and no stream was opened for {KEY_TOLD_MS} ms"
             found.append(Violation("O12", "stream not dialled", key.begin, text))
-    return found[:1]
+    return found[:1] + market.not_dialled_again(evidence)
 
 
 def _only_deaf(evidence: Evidence, begin: int, end: int) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from support.oracles import decimal_bars
 
-from simulation import entries, market, oracles, reading
+from simulation import entries, funds, market, oracles, reading, targets
 from simulation import evidence as evidence_module
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Violation, read_journal
 from simulation.oracles import ORACLES, campaign_violations, entry_times, judge, measure
@@ -421,6 +421,21 @@ def answering(name: str, do: str = "", **facts: Any) -> Doctor:
     return doctor
 
 
+def never_placed(name: str, code: int) -> Doctor:
+    """A conditional order's request was refused, and nothing was placed."""
+    return both(answering(name, status=400, code=code), unsaid("algo", name), unsaid("accepted", name))
+
+
+def quietly(before: int) -> Doctor:
+    """The first strike is so long before the first fill of the first round trip."""
+
+    def doctor(found: Evidence) -> Evidence:
+        at = found.truth[venue_rows(found.truth, "fill", "-1e1")[0]]["time"] - before
+        return replace(found, strikes=[replace(found.strikes[0], begin=at, until=at)])
+
+    return doctor
+
+
 def lost_at(name: str) -> Doctor:
     """The engine is killed when an order's request is answered, and its last writes are lost."""
 
@@ -550,6 +565,33 @@ def heard_late(rows: list[JournalRow]) -> None:
     at = nth(rows, "Bar", 40)
     late = next(n for n in range(at + 1, len(rows)) if rows[n].kind == "Trades")
     rows[late] = replace(rows[late], time=trades_of(rows[late].body)[-1][3] + 70_000)
+
+
+def in_one_block(ms: int) -> Doctor:
+    """Nothing is heard of the market for so long, and then all in one block."""
+
+    def change(rows: list[JournalRow]) -> list[JournalRow]:
+        begin = rows[nth(rows, "Bar", 40)].time
+        blocks = [row for row in rows if row.kind == "Trades" and begin < row.time <= begin + ms]
+        trades = [trade for row in blocks for trade in trades_of(row.body)]
+        body = encode_trades(Trades.from_rows("BTCUSDT", trades))
+        kept = [row for row in rows if row not in blocks]
+        at = next(n for n, row in enumerate(kept) if row.time > begin + ms)
+        return [*kept[:at], JournalRow(0, begin + ms, "Trades", body), *kept[at:]]
+
+    return of_journal(change)
+
+
+def deaf_market(dialled_after: int, lasts: int = 40_000) -> Doctor:
+    """The market's stream brings nothing for so long, and is dialled so much later."""
+
+    def doctor(found: Evidence) -> Evidence:
+        begin = found.opened + 200_000
+        strike = Strike("deaf", begin, begin + lasts, {"category": "market", "row": "A2"})
+        dials = [(begin + dialled_after, "ws://127.0.0.1:1/market/stream")]
+        return replace(found, strikes=[strike], dials=dials, clean_entries=None)
+
+    return doctor
 
 
 def tainted_as_lost(found: Evidence) -> Evidence:
@@ -749,16 +791,62 @@ def funding(paid: str, booked: str = "", before_ms: int = 60_000) -> Doctor:
 
     def doctor(found: Evidence) -> Evidence:
         rows = [dict(row) for row in found.truth]
-        at = next(n for n in reversed(range(len(rows))) if rows[n]["kind"] == "fill")
+        time = next(row["time"] for row in reversed(rows) if row["kind"] == "fill") - before_ms
+        at = next(n for n, row in enumerate(rows) if row.get("time", 0) > time)
         wallet = Decimal(next(row["wallet"] for row in reversed(rows[:at]) if "wallet" in row))
         for row in rows[at:]:
             row |= {"wallet": str(Decimal(row["wallet"]) + Decimal(paid))} if "wallet" in row else {}
         facts = {"reason": "FUNDING_FEE", "wallet": str(wallet + Decimal(paid))}
-        rows.insert(at, {"time": rows[at]["time"] - before_ms, "kind": "account", **facts})
+        rows.insert(at, {"time": time, "kind": "account", **facts})
         found = replace(found, truth=rows)
         return a_transfer(booked)(found) if booked else found
 
     return doctor
+
+
+def a_deposit(*doctors: Doctor) -> Doctor:
+    """500 are paid in while the second round trip is open; the journal says what the doctors make it say of it."""
+
+    def doctor(found: Evidence) -> Evidence:
+        rows = [dict(row) for row in found.truth]
+        at = venue_rows(rows, "fill", "-2e1")[-1] + 1
+        time, wallet = rows[at - 1]["time"] + 1, Decimal(rows[at - 1]["wallet"])
+        for row in rows[at:]:
+            row |= {"wallet": str(Decimal(row["wallet"]) + 500)} if "wallet" in row else {}
+        rows.insert(at, {"time": time, "kind": "account", "reason": "DEPOSIT", "wallet": str(wallet + 500)})
+        found = replace(found, truth=rows)
+        return both(*doctors)(found) if doctors else found
+
+    return doctor
+
+
+def in_the_books(amount: float) -> Doctor:
+    """From a deposit or payment on the books' wallet is so much larger."""
+
+    def doctor(found: Evidence) -> Evidence:
+        [paid] = (row["time"] for row in found.truth if row.get("reason") in ("DEPOSIT", "FUNDING_FEE"))
+        return of_journal(lambda rows: [_richer(row, amount) if row.time > paid else row for row in rows])(found)
+
+    return doctor
+
+
+def _richer(row: JournalRow, amount: float) -> JournalRow:
+    wallet = row.body["wallet"] + int(amount * 10**8) if row.kind == "EquityPoint" else 0
+    return replace(row, body={**row.body, "wallet": wallet}) if wallet else row
+
+
+def as_funding(amount: int) -> Doctor:
+    """The second round trip has so much more of funding."""
+
+    def doctor(found: Evidence) -> Evidence:
+        trip = _body(found, "RoundTrip", 1)
+        more = {name: trip[name] + amount * 10**8 for name in ("funding", "net")}
+        return telling("RoundTrip", 1, **more)(found)
+
+    return doctor
+
+
+BOOKED = at_the_end("Alert", code="TRANSFER", text="DEPOSIT: 500.00000000")
 
 
 STREAM_DOWN = at_the_end("StreamStatus", 70_000, stream="user", up=False)
@@ -1039,7 +1127,11 @@ DOCTORED: list[Case] = [
     ),
     ("a transfer is booked that never was", a_transfer("-12.5"), {"O2 money invented"}),
     ("an adjustment that no fill of others makes", a_transfer("-12.5", code="ADJUSTMENT"), {"O2 money invented"}),
-    ("funding is in no book", funding("-12.5"), {"O2 money differs"}),
+    ("funding is in no book", funding("-12.5"), {"O2 money differs", "O2 wallet differs"}),
+    ("funding is in no round trip", both(funding("-12.5"), in_the_books(-12.5)), {"O2 money differs"}),
+    ("a deposit is in no book", a_deposit(), {"O2 wallet differs"}),
+    ("a deposit is booked as funding", a_deposit(in_the_books(500), as_funding(500)), {"O2 money differs"}),
+    ("a deposit is booked twice", a_deposit(in_the_books(1_000), BOOKED, BOOKED), {"O2 wallet differs"}),
     ("a transfer is booked that was another", a_transfer("-12.5", "-12.4"), {"O2 money invented"}),
     # O3: at-most-once orders
     ("an order is accepted twice under one id", of_truth(accepted_again), {"O3 accepted twice"}),
@@ -1118,7 +1210,22 @@ DOCTORED: list[Case] = [
         saying("algo", r"-1s\d", reduce_only=False, close_position=True),
         {"O5 uncovered"},
     ),
-    ("a session ends with a position that has no stop", both(cut("ended"), unsaid("algo", "")), {"O5 ended uncovered"}),
+    (
+        "a session ends with a position that has no stop",
+        both(cut("ended"), unsaid("algo", r"s\d")),
+        {"O5 ended uncovered"},
+    ),
+    ("a position has no take-profit", both(cut("running"), unsaid("algo", "-1t1")), {"O5 no take-profit"}),
+    (
+        "its take-profit is for a part of it",
+        both(cut("running"), saying("algo", "-1t1", quantity="0.001")),
+        {"O5 no take-profit"},
+    ),
+    (
+        "its take-profit was refused for the moment, and not sent again",
+        both(cut("running"), never_placed("-1t1", -1008)),
+        {"O5 no take-profit"},
+    ),
     # O6: halts when it must
     ("an entry in spite of the breaker", before_entry(1, "BreakerChange", **HALT), {"O6 entry while halted"}),
     (
@@ -1230,6 +1337,7 @@ DOCTORED: list[Case] = [
     ),
     ("the market falls silent before the end", not_heard(11_000), {"O11 market silent"}),
     ("trades are heard 70 s late", of_journal(heard_late), {"O11 trades late"}),
+    ("trades of 100 s are heard in one block", in_one_block(100_000), {"O11 trades late"}),
     ("an entry on a tainted bar", on_a_tainted_bar, {"O11 bar differs", "O11 entry on a tainted bar"}),
     ("a trade is not the tape's", another_price, {"O11 trade differs", "O11 not tainted"}),
     # O12: liveness
@@ -1280,6 +1388,7 @@ DOCTORED: list[Case] = [
     ),
     ("timestamps are refused and the clock is not measured", too_late(21), {"O12 clock wrong"}),
     ("a user stream says nothing and is not dialled again", deaf(20_000), {"O12 stream not dialled"}),
+    ("a market's stream says nothing and is not dialled again", deaf_market(20_001), {"O12 stream not dialled"}),
     ("an order is refused again and again", refused_each_second(31), {"O12 repeated"}),
     ("an order is refused by a filter again and again", over_and_over(4, **BY_FILTER), {"O12 repeated"}),
     ("the parts of an exit are refused by a filter at once", over_and_over(4, 0, **BY_FILTER), set()),
@@ -1345,6 +1454,10 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a session without faults", lambda found: found),
     ("judged while a position is held and covered", cut("running")),
     ("ended by `protect`, with a stop at the venue", cut("ended")),
+    ("a position that has no take-profit for 9 s", both(cut("running", 9_000), unsaid("algo", "-1t1"))),
+    ("one that was refused for good", both(cut("running"), never_placed("-1t1", -2019))),
+    ("one that ended", both(cut("running"), saying("algo", "-1t1", status="EXPIRED"))),
+    ("a fault within the minute before", both(cut("running"), struck_once, unsaid("algo", "-1t1"), quietly(50_000))),
     ("uncovered for 1.9 s", bare_for(1_900)),
     ("uncovered for 4.9 s under faults", both(bare_for(4_900), struck("slow", row="B1"))),
     ("uncovered for 6 s of which REST could not be used for 2", both(bare_for(6_000), struck("slow"), down_for(2_000))),
@@ -1409,8 +1522,12 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an order that counts as never placed when its time is over", given_up(10_000)),
     ("timestamps that are refused at once", too_late(20)),
     ("a user stream that says nothing and is dialled again", deaf(4_000)),
+    ("a market's stream that says nothing and is dialled again", deaf_market(20_000)),
+    ("one that says nothing for 19 s", deaf_market(50_000, 19_000)),
+    ("trades of half a minute that are heard in one block", in_one_block(30_000)),
     ("an exit on a full disk, and then a death", on_a_full_disk(is_killed=True)),
     ("a transfer that was one", a_transfer("-12.5", "-12.5")),
+    ("a deposit that is booked", a_deposit(in_the_books(500), BOOKED)),
     ("an adjustment that the account was moved by", a_transfer("-12.5", "-12.5", "ADJUSTMENT")),
     ("uncovered for 6.9 s where packets take 1 s more", both(bare_for(6_900), struck("slow", row="B15", by_s=1.0))),
     ("uncovered for 9 s after a stop was forgotten", both(bare_for(9_000), forgotten())),
@@ -1449,8 +1566,11 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a key that expires without a word", key_expired(11_000, **{"with": {"told": False}})),
     ("a 429 that says nothing, 4 s before the end", asking(-1, status=429)),
     ("a 429 that forbids orders alone", asking(1, status=429, code=-1015)),
-    ("funding that was paid while nobody listened", funding("-12.5", "-12.5")),
-    ("funding that nobody told of a position that ended 10 s later", funding("-12.5", before_ms=10_000)),
+    ("funding that was paid while nobody listened", both(funding("-12.5", "-12.5"), in_the_books(-12.5))),
+    (
+        "funding that nobody told of a position that ended 10 s later",
+        both(funding("-12.5", before_ms=10_000), in_the_books(-12.5)),
+    ),
     ("a start that is tried again in an outage", both(down_until(2_500), failed_start)),
     (
         "a session that a person stopped",
@@ -1680,7 +1800,7 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [oracles, entries, market, reading, evidence_module], ids=lambda module: module.__name__
+    "module", [oracles, entries, funds, market, reading, targets, evidence_module], ids=lambda module: module.__name__
 )
 def test_the_judges_know_nothing_of_the_product(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
