@@ -193,7 +193,12 @@ def test_frames_of_a_socket_keep_their_order() -> None:
 
 def test_the_end_of_a_socket_is_noted_when_the_engine_learns_of_it() -> None:
     """One that is stopped learns of it as it goes on."""
-    ends = at(20, "abort", on="private"), at(30, "close", on="market"), at(40, "stop", 10), at(45, "abort", on="private")
+    ends = (
+        at(20, "abort", on="private"),
+        at(30, "close", on="market"),
+        at(40, "stop", 10),
+        at(45, "abort", on="private"),
+    )
     evidence = scenario(*ends, duration_s=70.0, rule=RULE)
     noted = [(time - evidence.opened, url.split("/")[3]) for time, url in evidence.hung_up]
     assert [(ms // 1_000, category) for ms, category in noted[:3]] == [(20, "private"), (30, "market"), (50, "private")]
