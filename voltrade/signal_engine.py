@@ -284,8 +284,9 @@ class SignalEngine:
             bar: the closed bar. `open`, `high`, `low`, `close` and `vwap` in the quote asset; `volume` and
                 `taker_buy_volume` (bought by takers) in coins; `notional` in the quote asset; `trade_count` in
                 aggTrades; `open_time` and `close_time` of its first and last trade in ms UTC; `number` of the bar
-                within its UTC day, from 0: **it begins anew at midnight** (with the anchor `continuous` never; use
-                `state.bars` to count bars); `close_reason`, a `model.CloseReason`; `tainted`, whether it misses trades.
+                within its UTC day, from 0: **it begins anew at midnight** (with the anchor `continuous` never; on a
+                tape that begins within a day it counts from its first trade; use `state.bars` to count bars);
+                `close_reason`, a `model.CloseReason`; `tainted`, whether it misses trades.
             settings: the fields of `settings_type`, and `warmup_bars`.
             decision: the outputs of the indicators, and `conditions` for the rule to write.
 

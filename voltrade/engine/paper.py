@@ -48,7 +48,7 @@ class PaperExchange:
     """An `OrderGateway` to a simulated exchange in this process.
 
     Args:
-        config: Settings for a new account; an existing one keeps those of its first start (`SessionSettings.wallet`).
+        config: Settings for a new account; an existing one keeps those of its first start (`ExecutionSettings.wallet`).
         instrument: Filters of the real market.
         clock: Returns the time, ms UTC.
         folder: Folder of the account's log; None for an account that isn't kept.

@@ -336,7 +336,8 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
 
 @compiled_part
 def _on_absent(account: Record, symbol: Record, row: int, time: int) -> None:
-    """Conclude that the exchange has no such order: without a fill it was never placed, else it no longer exists."""
+    """Conclude that the exchange has no such order: one without a fill that was never known there was never placed; any
+    other is GONE."""
     order = symbol.orders[row]
     if order.filled == 0 and move_to(order, states.NOT_PLACED):
         if order.purpose == states.ENTRY:
