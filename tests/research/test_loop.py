@@ -268,10 +268,18 @@ def test_both_paths_tell_the_same_thousands_of_times(
 def test_blocks_of_mark_prices_end_with_a_quarter_of_an_hour() -> None:
     times = START + np.arange(1, 32) * 60_000
     prices = np.array([9, 5, 5, 7, *[6] * 10, 8, 4, *[6] * 14, 3])
-    bounds, lowest, highest = mark_blocks(times, prices)
-    assert (bounds.tolist(), lowest.tolist(), highest.tolist()) == ([0, 15, 30, 31], [1, 15, 30], [0, 16, 30])
-    assert mark_blocks(np.append(times, times[-1] + 1), np.append(prices, 9)).lowest.tolist() == []
-    assert mark_blocks(times[:0], prices[:0]).bounds.tolist() == [0]
+    blocks = mark_blocks(times, prices)
+    assert blocks[["first", "lowest", "highest"]].tolist() == [(0, 1, 0), (15, 15, 16), (30, 30, 30), (31, 0, 0)]
+    assert blocks[["lowest_e8", "highest_e8"]][:-1].tolist() == [(5, 9), (4, 6), (3, 3)]
+    assert mark_blocks(np.append(times, times[-1] + 1), np.append(prices, 9)).tolist() == [(0, 0, 0, 0, 0, False)]
+    assert mark_blocks(times[:0], prices[:0])["first"].tolist() == [0]
+
+
+def test_blocks_know_whether_the_next_mark_price_is_in_another_hour() -> None:
+    minutes = np.array([1, 15, 16, 45, 46, 60, 61, 119, 185])
+    blocks = mark_blocks(START + minutes * 60_000, np.full(len(minutes), 5))[:-1]
+    assert blocks["first"].tolist() == [0, 2, 3, 4, 6, 7, 8]
+    assert blocks["ends_hour"].tolist() == [False, False, False, True, False, True, True]
 
 
 def test_the_trade_that_begins_a_day_is_watched_though_it_is_in_the_bar_after() -> None:

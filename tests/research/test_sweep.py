@@ -20,7 +20,7 @@ from voltrade.compiled import Record, compiled
 from voltrade.config import Config, SignalSettings, parameter_homes
 from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
-from voltrade.model import HOUR_MS, MINUTE_MS, Funding, Marks, Trades
+from voltrade.model import HOUR_MS, Funding, Marks, Trades
 from voltrade.report import performance
 from voltrade.report.judgement import judge
 from voltrade.report.sweep_charts import luck_chart
@@ -722,7 +722,9 @@ def test_where_training_tells_nothing_nothing_is_tried(played: Tape) -> None:
 
 
 @pytest.mark.parametrize("hours", [30.0, 11.4])
-def test_brief_tables_tell_a_position_by_its_lowest_and_last_valuations(played: Tape, hours: float) -> None:
+def test_brief_tables_tell_a_position_by_its_lowest_valuations_and_the_last_of_each_hour(
+    played: Tape, hours: float
+) -> None:
     patient = CONFIG.changed(stop_atr=9.0, take_profit_atr=20.0, exit_on_opposite_signal=False)
     research = Research(played)
     found, span = research.signals(research.decisions(patient)), research.span(0.0, hours * 3600)
@@ -734,9 +736,9 @@ def test_brief_tables_tell_a_position_by_its_lowest_and_last_valuations(played: 
     assert holds_briefly < holds * 3 / 4
     worth = whole.equity["wallet"] + whole.equity["unrealised"]
     is_kept = np.isin(whole.equity["time"], brief.equity["time"])
-    quarter = (whole.equity["time"] - 1) // (15 * MINUTE_MS)
-    alone = np.append(quarter[1:] != quarter[:-1], True) & (whole.equity["position"] != 0)
-    assert is_kept[alone].all()
+    hour = (whole.equity["time"] - 1) // HOUR_MS
+    ends_hour = np.append(hour[1:] != hour[:-1], True) & (whole.equity["position"] != 0)
+    assert is_kept[ends_hour].all()
     assert is_kept[worth.argmin()]
     assert is_kept[worth.argmax()]
     bars, unit = research.bars(patient.bars).rows, research.instrument.money_per_ticklot

@@ -33,6 +33,7 @@ from voltrade.orders.records import (
 )
 from voltrade.research import loop_exchange, loop_matching, loop_valuations
 from voltrade.research.loop_records import (
+    BLOCK,
     DONE,
     GIVEN_UP,
     IN_TRANSIT,
@@ -332,13 +333,17 @@ def _write_tables(sim: Record, is_over: bool, tables: TableMemory) -> None:
 
 @compiled_part
 def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
-    """Write orders to their table, each in the row of its number, and free their rows in the session."""
+    """Write orders to their table, each in the row of its number, and free their rows in the session.
+
+    A sweep needs no orders: there the table stays empty.
+    """
     symbol, kept = sim.symbols[0], 0
     for row in range(symbol.order_count):
         order = symbol.orders[row]
         if is_over or order_queries.is_removable(symbol, order):
-            placed = orders[order.number]
-            placed.order, placed.at_exchange = order, sim.at_exchange[row]
+            if not sim.settings.is_brief:
+                placed = orders[order.number]
+                placed.order, placed.at_exchange = order, sim.at_exchange[row]
         else:
             if kept != row:
                 symbol.orders[kept], sim.at_exchange[kept] = symbol.orders[row], sim.at_exchange[row]
@@ -346,7 +351,7 @@ def _write_orders(sim: Record, is_over: bool, orders: Rows) -> None:
     for row in range(kept, symbol.order_count):
         sim.at_exchange[row] = sim.blank_order
     symbol.order_count = kept
-    sim.orders_written = symbol.order_numbers
+    sim.orders_written = 0 if sim.settings.is_brief else symbol.order_numbers
 
 
 @compiled_in_place
@@ -396,8 +401,8 @@ def simulate() -> Callable[..., int]:
     """Return `_simulate`, compiled at the first call."""
     whole, flag = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.bool_))
     trades = types.NamedTuple([whole, whole, whole, flag], TradeColumns)
-    columns = (trades, *(whole,) * 5, rows_of(MARK), *(whole,) * 5)
-    market = types.NamedTuple([*columns, rows_of(SIGNAL), rows_of(REFUSAL)], Market)
+    columns = (trades, *(whole,) * 5, rows_of(MARK), *(whole,) * 2)
+    market = types.NamedTuple([*columns, *(rows_of(each) for each in (BLOCK, SIGNAL, REFUSAL))], Market)
     tables = types.NamedTuple([rows_of(dtype) for dtype in TABLES.values()], TableMemory)
     signature = types.int64(market, rows_of(SIMULATION), tables)
     return compile_for(_simulate, signature, nogil=True, **BARE)  # type: ignore[no-any-return]

@@ -286,7 +286,8 @@ def _fill(sim: Record, at: int, price: int, available: int, extrapolated: int) -
     at_exchange.status = states.PARTIALLY_FILLED if at_exchange.executed < order.quantity else states.FILLED
     number = free_row(sim, sim.fill_count, len(sim.fills))
     fill = sim.fills[number]
-    fill.time, fill.order, fill.quantity, fill.price = sim.account.now, order.number, quantity, price
+    fill.time, fill.order, fill.side = sim.account.now, order.number, order.side
+    fill.quantity, fill.price = quantity, price
     fill.fee, fill.realised = fee_amount, realised
     fill.executed, fill.executed_notional = at_exchange.executed, at_exchange.executed_notional
     fill.status = at_exchange.status

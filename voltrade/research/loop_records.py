@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from voltrade.compiled import Record, Rows, compiled_in_place, compiled_part, record_dtype
 from voltrade.model import EQUITY_POINT, Bools, Int64s
 from voltrade.orders.records import (
@@ -72,13 +74,19 @@ PLACED = record_dtype([("order", ORDER), ("at_exchange", EXCHANGE_ORDER)])
 """An order at its end, as the core had it and as the exchange had it."""
 
 FILL = record_dtype(
-    wholes("time", "order", "quantity", "price", "fee", "realised", "executed", "executed_notional", "status")
+    wholes("time", "order", "side", "quantity", "price", "fee", "realised", "executed", "executed_notional", "status")
 )
 """A fill; its trade id is its number in the table, from 1. `realised` is money before the fee."""
 
-MARK = record_dtype([*wholes("time", "row", "price_e8", "funding_rate"), *flags("is_last_price")])
+MARK = record_dtype(
+    [*wholes("time", "row", "price_e8", "funding_rate"), ("bars", np.int32), *flags("is_last_price")],
+)
 """A mark price: its time, the first trade at or after it, the rate of the funding that is due at it (nearly always 0),
-and whether it is the last trade's price."""
+how many bars the trades before it close, and whether it is the last trade's price."""
+
+BLOCK = record_dtype([*wholes("first", "lowest", "highest", "lowest_e8", "highest_e8"), *flags("ends_hour")])
+"""Consecutive mark prices of a quarter of an hour: the number of the first, of the lowest and of the highest, these two
+prices, and whether the mark price after the block is in another hour. A last row has the number of all as `first`."""
 
 SIMULATION = record_dtype(
     [
@@ -155,10 +163,8 @@ class Market(NamedTuple):
     """Numbers of the mark prices at which funding is due."""
     marks_at_last: Int64s
     """Numbers of the mark prices that are the last trade's."""
-    block_bounds: Int64s
-    """Blocks of mark prices, see `loop_valuations.MarkBlocks`."""
-    block_lowest: Int64s
-    block_highest: Int64s
+    blocks: Rows
+    """Blocks of mark prices, rows of BLOCK."""
     signals: Rows
     refusals: Rows
     """Memory for refused signals, as many rows as there are signals."""

@@ -1,58 +1,55 @@
 """Valuations at mark prices at which nothing else happens, as at nearly all of them.
 
 In a sweep, where only the figures of a session are wanted, a block of mark prices without a new peak of equity is told
-by its lowest valuation and its last: the largest fall of equity, and the equity at the end of each hour, are the same.
+by its lowest valuation, and by its last at the end of an hour or where more happens: the largest fall of equity, and
+the equity at the end of each hour, are the same.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 from voltrade import risk
 from voltrade.account import value_at_mark
 from voltrade.compiled import Record, Rows, compiled, compiled_in_place
-from voltrade.model import EQUITY_EVERY_MS, MINUTE_MS, NEVER, Int64s
+from voltrade.model import EQUITY_EVERY_MS, HOUR_MS, MINUTE_MS, NEVER, Int64s
 from voltrade.orders import core_rules
 from voltrade.research import loop_matching
-from voltrade.research.loop_records import Market, first_at_least
+from voltrade.research.loop_records import BLOCK, Market, first_at_least
 
 BLOCK_MS = 15 * MINUTE_MS
 """Length of a block of mark prices; an hour has a whole number of them."""
 
 
-class MarkBlocks(NamedTuple):
-    """Consecutive mark prices, of a quarter of an hour each, as numbers of mark prices."""
-
-    bounds: Int64s
-    """The first of each block, then the number of all: one more than there are blocks."""
-    lowest: Int64s
-    highest: Int64s
-
-
-def mark_blocks(time: Int64s, price_e8: Int64s) -> MarkBlocks:
-    """Return the blocks of mark prices; each begins after the end of a quarter of an hour.
+def mark_blocks(time: Int64s, price_e8: Int64s) -> Rows:
+    """Return the blocks of mark prices, rows of BLOCK; each begins after the end of a quarter of an hour.
 
     There are none where two mark prices share a minute, since a session may leave out one of them (`EQUITY_EVERY_MS`).
     """
     if len(time) == 0 or (np.diff(time // EQUITY_EVERY_MS) == 0).any():
-        return MarkBlocks(np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
+        return np.zeros(1, BLOCK)
     begins = np.flatnonzero(np.diff((time - 1) // BLOCK_MS)) + 1
-    bounds = np.concatenate([[0], begins, [len(time)]]).astype(np.int64)
-    return MarkBlocks(bounds, *_extremes(price_e8, bounds))
+    blocks = np.zeros(len(begins) + 2, BLOCK)
+    blocks["first"][1:-1], blocks["first"][-1] = begins, len(time)
+    hours = (time - 1) // HOUR_MS
+    blocks["ends_hour"][:-2] = hours[begins - 1] < hours[begins]
+    blocks["ends_hour"][-2] = True
+    _find_extremes(price_e8, blocks)
+    return blocks
 
 
 @compiled
-def _extremes(price_e8: Int64s, bounds: Int64s) -> tuple[Int64s, Int64s]:
-    lowest, highest = bounds[:-1].copy(), bounds[:-1].copy()
-    for block in range(len(lowest)):
-        for number in range(bounds[block], bounds[block + 1]):
-            if price_e8[number] < price_e8[lowest[block]]:
-                lowest[block] = number
-            if price_e8[number] > price_e8[highest[block]]:
-                highest[block] = number
-    return lowest, highest
+def _find_extremes(price_e8: Int64s, blocks: Rows) -> None:
+    for number in range(len(blocks) - 1):
+        block, first = blocks[number], blocks[number].first
+        lowest, highest = first, first
+        for mark in range(first, blocks[number + 1].first):
+            if price_e8[mark] < price_e8[lowest]:
+                lowest = mark
+            if price_e8[mark] > price_e8[highest]:
+                highest = mark
+        block.lowest, block.lowest_e8 = lowest, price_e8[lowest]
+        block.highest, block.highest_e8 = highest, price_e8[highest]
 
 
 @compiled_in_place
@@ -82,7 +79,7 @@ def skip_marks(sim: Record, m: Market, equity: Rows) -> None:
     mark, sim.mark = m.marks[passed - 1], passed
     sim.symbols[0].mark_e8, sim.symbols[0].mark_is_last_price = mark.price_e8, mark.is_last_price
     sim.mark_e8, sim.account.now, sim.row = mark.price_e8, mark.time, mark.row
-    count_bars(sim, m, sim.row)
+    sim.symbols[0].bars = mark.bars
 
 
 @compiled_in_place
@@ -103,7 +100,7 @@ def _first_mark_with_effect(sim: Record, m: Market, end: int) -> int:
     wakes = wake_at_bar < NEVER and closing < len(m.closing_rows)
     acting = loop_matching.next_acting_trade(sim, m, min(stop, m.closing_rows[closing]) if wakes else stop)
     if acting < stop:
-        last = first_at_least(m.marks["row"], sim.mark, last, acting + 1)
+        last = first_at_least(m.marks["row"], min(last, _mark_before(sim, m, acting)), last, acting + 1)
     due = min(
         core_rules.next_due(sim.account, sim.symbols),
         risk.next_possible_trip_time(sim.account.breaker, sim.account.holds),
@@ -111,6 +108,16 @@ def _first_mark_with_effect(sim: Record, m: Market, end: int) -> int:
     if last > sim.mark and m.marks[last - 1].time >= due:
         last = first_at_least(m.marks["time"], sim.mark, last, due)
     return max(last, int(sim.mark))
+
+
+@compiled_in_place
+def _mark_before(sim: Record, m: Market, row: int) -> int:
+    """Return from which mark price on to search for the first after the trade at `row`: the next one or, where the bars
+    up to the trade were just searched, the first after the bar before."""
+    bar = sim.search_bar - 1
+    if bar < 0 or m.closing_rows[bar] > row:
+        return int(sim.mark)
+    return max(int(sim.mark), int(m.marks_at_bars[bar]))
 
 
 @compiled_in_place
@@ -145,21 +152,26 @@ def _unrealised(symbol: Record, mark_e8: int) -> int:
 
 
 @compiled_in_place
-def _stretch(sim: Record, m: Market, number: int, last: int) -> tuple[int, int]:
-    """Return the end of the block that begins with a mark price, and its worst mark price for the position.
-
-    Where no block begins, or it ends after `last` or may hold a new peak of equity, the mark price stands for itself.
-    """
-    sim.block = first_at_least(m.block_bounds, sim.block, len(m.block_lowest), number)
+def _block_at(sim: Record, m: Market, number: int, last: int) -> int:
+    """Return the block that begins with a mark price; -1 where none does, or it ends after `last` or may hold a new
+    peak of equity."""
+    sim.block = first_at_least(m.blocks["first"], sim.block, len(m.blocks) - 1, number)
     block, symbol = sim.block, sim.symbols[0]
-    if block == len(m.block_lowest) or m.block_bounds[block] != number or m.block_bounds[block + 1] > last:
-        return number + 1, number
-    lowest, highest = m.block_lowest[block], m.block_highest[block]
-    best, worst = (highest, lowest) if symbol.quantity > 0 else (lowest, highest)
-    most = sim.account.wallet + _unrealised(symbol, m.marks[best].price_e8)
-    if most > min(sim.account.breaker[0]["peak"], sim.highest):
-        return number + 1, number
-    return m.block_bounds[block + 1], worst
+    if block == len(m.blocks) - 1 or m.blocks[block].first != number or m.blocks[block + 1].first > last:
+        return -1
+    best_e8 = m.blocks[block].highest_e8 if symbol.quantity > 0 else m.blocks[block].lowest_e8
+    most = sim.account.wallet + _unrealised(symbol, best_e8)
+    return int(block) if most <= min(sim.account.breaker[0]["peak"], sim.highest) else -1
+
+
+@compiled_in_place
+def _worst_of(sim: Record, m: Market, number: int, block: int) -> tuple[int, int]:
+    """Return the worst mark price for the position, its number and price: of a block, or of one mark price for -1."""
+    if block < 0:
+        return number, m.marks[number].price_e8
+    if sim.symbols[0].quantity > 0:
+        return m.blocks[block].lowest, m.blocks[block].lowest_e8
+    return m.blocks[block].highest, m.blocks[block].highest_e8
 
 
 @compiled_in_place
@@ -170,35 +182,37 @@ def _value_at_marks(sim: Record, m: Market, last: int, equity: Rows) -> int:
     A better mark price never has a worse value, so a block's extremes bound all of its valuations.
     """
     account, symbol, number, one_by_one = sim.account, sim.symbols[0], sim.mark, sim.mark + 1
-    wallet, worth, safe, written = account.wallet, account.wallet, NEVER, sim.equity_written
+    wallet, safe, written = account.wallet, NEVER, sim.equity_written
     floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
     while number < last:
-        end, worst = number + 1, number
-        if sim.settings.is_brief and number >= one_by_one:
-            end, worst = _stretch(sim, m, number, last)
-        unrealised = _unrealised(symbol, m.marks[worst].price_e8)
+        is_brief = sim.settings.is_brief and number >= one_by_one
+        block = _block_at(sim, m, number, last) if is_brief else -1
+        end = number + 1 if block < 0 else m.blocks[block + 1].first
+        worst, worst_e8 = _worst_of(sim, m, number, block)
+        unrealised = _unrealised(symbol, worst_e8)
         if wallet + unrealised <= floor or (
             unrealised < safe and loop_matching.is_liquidated(sim, unrealised + symbol.cost)
         ):
-            if end == number + 1:
+            if block < 0:
                 break
             one_by_one = end
             continue
         safe = min(safe, unrealised)
         _write_point(sim, m, equity[written], worst, unrealised)
         written += 1
-        if worst < end - 1:
-            unrealised = _unrealised(symbol, m.marks[end - 1].price_e8)
-            _write_point(sim, m, equity[written], end - 1, unrealised)
+        if block < 0:
+            worth = wallet + unrealised
+            if worth > account.breaker[0]["peak"]:
+                risk.update_measures(account.breaker, account.holds, risk.EQUITY, m.marks[number].time, worth)
+                floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
+            if number > sim.mark:  # the first may share its minute with a valuation before
+                sim.highest = max(sim.highest, worth)
+        elif worst < end - 1 and (end == last or m.blocks[block].ends_hour):
+            _write_point(sim, m, equity[written], end - 1, _unrealised(symbol, m.marks[end - 1].price_e8))
             written += 1
-        worth = wallet + unrealised
-        if worth > account.breaker[0]["peak"]:
-            risk.update_measures(account.breaker, account.holds, risk.EQUITY, m.marks[end - 1].time, worth)
-            floor = risk.equity_floor(account.breaker, account.holds, account.breaker_rules)
-        if number > sim.mark:  # the first may share its minute with a valuation before
-            sim.highest = max(sim.highest, worth)
         number = end
     if number > sim.mark:
+        worth = wallet + _unrealised(symbol, m.marks[number - 1].price_e8)
         risk.update_measures(account.breaker, account.holds, risk.EQUITY, m.marks[number - 1].time, worth)
     sim.equity_written = written
     return int(number)

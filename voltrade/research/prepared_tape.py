@@ -30,7 +30,7 @@ from voltrade.orders.core_rules import fill_signal
 from voltrade.orders.records import REFUSAL, SIGNAL
 from voltrade.research import loop_records
 from voltrade.research.compiled_session import Tables, initial_state, run_session
-from voltrade.research.loop_valuations import MarkBlocks, mark_blocks
+from voltrade.research.loop_valuations import mark_blocks
 from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, fill_rule_bar, refuse_other_overrides, scale_of
 from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 from voltrade.simulated.tape_playback import marks_for
@@ -147,8 +147,9 @@ class PreparedMarks(NamedTuple):
     """The mark prices of a tape for the compiled loop."""
 
     rows: Rows
-    """Rows of MARK."""
-    blocks: MarkBlocks
+    """Rows of MARK, without their bars."""
+    blocks: Rows
+    """Rows of BLOCK."""
 
 
 class Research:
@@ -350,7 +351,7 @@ class Research:
         Args:
             found: the signals of the rule, rows of BAR_SIGNAL.
             buffers: memory that is used again by the next call, which then overwrites the returned tables.
-            is_brief: leave out most valuations, without a change of any figure; see `loop_valuations`.
+            is_brief: leave out all orders, and most valuations without a change of any figure; see `loop_valuations`.
         """
         bars = self.bars(config.bars)
         if bars.skipped:
@@ -376,14 +377,15 @@ class Research:
         _, price, quantity, time, buyer_is_maker = (column[:end] for column in self._columns)
         closed = int(np.searchsorted(bars.closing_rows, end))
         marked = self.marks(config)
-        marks = marked.rows[: np.searchsorted(marked.rows["time"], time[-1], side="right")]
+        marks = marked.rows[: np.searchsorted(marked.rows["time"], time[-1], side="right")].copy()
+        marks["bars"] = np.searchsorted(bars.closing_rows, marks["row"])
         at_bars = bars.closing_rows, bars.high, bars.low, bars.closing_times, self._marks_at_bars(config)
         by_bar = [column[:closed] for column in at_bars]
-        by_mark = [np.flatnonzero(marks["funding_rate"]), np.flatnonzero(marks["is_last_price"]), *marked.blocks]
+        by_mark = [np.flatnonzero(marks["funding_rate"]), np.flatnonzero(marks["is_last_price"])]
         of_trades = price, quantity, time, buyer_is_maker
         # The compiled loop needs one type for all, and columns mapped from files are read-only.
         trades, bar_columns, mark_columns = (list(map(read_only, each)) for each in (of_trades, by_bar, by_mark))
-        rows = marks, *mark_columns, np.empty(0, SIGNAL), np.empty(0, REFUSAL)
+        rows = marks, *mark_columns, marked.blocks, np.empty(0, SIGNAL), np.empty(0, REFUSAL)
         return loop_records.Market(loop_records.TradeColumns(*trades), *bar_columns, *rows)
 
 

@@ -94,7 +94,7 @@ class _Totals(NamedTuple):
 
 
 @compiled
-def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int, unit: int) -> _Totals:
+def _totals(trips: Rows, fills: Rows, signals: Rows, bars: int, unit: int) -> _Totals:
     nets, lots = np.empty(len(trips)), np.empty(len(fills), np.int64)
     most, longs, realised, fees, funding, ticklots = 0, 0, 0, 0, 0, 0
     for number in range(len(trips)):
@@ -106,7 +106,7 @@ def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int, un
         realised, fees, funding = realised + trip.realised, fees + trip.fees, funding + trip.funding
     for number in range(len(fills)):
         fill = fills[number]
-        lots[number] = fill.quantity * orders[fill.order].order.side
+        lots[number] = fill.quantity * fill.side
         ticklots += fill.quantity * fill.price
     closed = len(signals)
     while closed > 0 and signals[closed - 1].bar >= bars:
@@ -116,7 +116,7 @@ def _totals(trips: Rows, fills: Rows, orders: Rows, signals: Rows, bars: int, un
 
 def performance_data_of(tables: Tables, bars: Rows, money_per_ticklot: int) -> PerformanceData:
     """Return what a compiled session's figures are computed from."""
-    counted = tables.trips, tables.fills, tables.orders, tables.signals
+    counted = tables.trips, tables.fills, tables.signals
     totals = _totals(*counted, tables.bars, money_per_ticklot)
     shown = bars[tables.first_bar : tables.bars]
     return PerformanceData(
