@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltrade.compiled import Record, Rows
+from voltrade.compiled import Record, Rows, compiled, plain
 from voltrade.config import Config
 from voltrade.data.tape import Tape, TapeReport, load_tape
 from voltrade.errors import ConfigError, DataError
@@ -35,7 +36,8 @@ from voltrade.report import performance
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.research.loop_records import UNMODELLED
 from voltrade.research.loop_valuations import mark_blocks
-from voltrade.research.prepared_tape import Research
+from voltrade.research.prepared_tape import BAR_SIGNAL, Research
+from voltrade.research.row_copy import copy_of
 from voltrade.research.trial_worker import performance_data_of
 from voltrade.signal_engine import SignalEngine
 from voltrade.simulated.symbols import shipped_instrument
@@ -280,6 +282,24 @@ def test_blocks_know_whether_the_next_mark_price_is_in_another_hour() -> None:
     blocks = mark_blocks(START + minutes * 60_000, np.full(len(minutes), 5))[:-1]
     assert blocks["first"].tolist() == [0, 2, 3, 4, 6, 7, 8]
     assert blocks["ends_hour"].tolist() == [False, False, False, True, False, True, True]
+
+
+@compiled
+def _raised(rows: Rows) -> int:
+    """Return the sum over rows, each raised by one in a copy."""
+    total = 0
+    for row in range(len(rows)):
+        copied = copy_of(rows, row)
+        copied.bar += 1
+        total += copied.bar
+    return total
+
+
+@pytest.mark.parametrize("raised", [_raised, plain(_raised)])
+def test_a_copy_of_a_row_is_changed_alone(raised: Callable[[Rows], int]) -> None:
+    rows = np.zeros(3, BAR_SIGNAL)
+    rows["bar"] = 5, 7, 9
+    assert (raised(rows), rows["bar"].tolist()) == (24, [5, 7, 9])
 
 
 def test_the_trade_that_begins_a_day_is_watched_though_it_is_in_the_bar_after() -> None:

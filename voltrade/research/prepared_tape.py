@@ -31,6 +31,7 @@ from voltrade.orders.records import REFUSAL, SIGNAL
 from voltrade.research import loop_records
 from voltrade.research.compiled_session import Tables, initial_state, run_session
 from voltrade.research.loop_valuations import mark_blocks
+from voltrade.research.row_copy import copy_of
 from voltrade.signal_engine import RULE_BAR, Program, SignalEngine, fill_rule_bar, refuse_other_overrides, scale_of
 from voltrade.simulated.symbols import shipped_instrument, shipped_rules
 from voltrade.simulated.tape_playback import marks_for
@@ -53,21 +54,18 @@ PREFETCH_DISTANCE = 16
 """How many bars ahead of a rule the memory is prefetched."""
 
 
-def _find_signals(
-    described: Rows, bars: Rows, states: Rows, settings: Rows, blank: Rows, decisions: Rows, found: Rows, counts: Int64s
-) -> None:
+def _find_signals(described: Rows, states: Rows, settings: Rows, blank: Rows, found: Rows, counts: Int64s) -> None:
     """Run engines over described bars and keep only the signals; STEP is bound to the compiled step of the engines.
 
     Each engine has as many rows of `found` as there are bars, and its own copy of a bar, which its rule may change. All
     engines process a bar before the next one: bars are then read once, and steps of different engines don't wait for
-    each other.
+    each other. A step is inlined, so that of the bar and the decision only what is used is copied.
     """
     for bar in range(len(described)):
         prefetch(described, bar + PREFETCH_DISTANCE)
         for engine in range(len(states)):
-            bars[engine], decisions[engine] = described[bar], blank[0]
-            STEP(states[engine], bars[engine], settings[engine], decisions[engine])  # type: ignore[name-defined]  # noqa: F821
-            decision = decisions[engine]
+            decision = copy_of(blank, 0)
+            STEP(states[engine], copy_of(described, bar), settings[engine], decision)  # type: ignore[name-defined]  # noqa: F821
             if decision.signal != 0:
                 row = found[engine * len(described) + counts[engine]]
                 row.bar, row.side, row.ready, row.atr = bar, decision.signal, decision.ready, decision.atr
@@ -83,7 +81,7 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 def _compiled_finder(program: Program, state: np.dtype[Any], settings: np.dtype[Any], decision: np.dtype[Any]) -> Any:
     """Compile `_find_signals` for the program of an engine."""
     loop = bind(_find_signals, STEP=program.step)
-    records = [rows_of(dtype) for dtype in (RULE_BAR, RULE_BAR, state, settings, decision, decision, BAR_SIGNAL)]
+    records = [rows_of(dtype) for dtype in (RULE_BAR, state, settings, decision, BAR_SIGNAL)]
     return compile_for(loop, types.void(*records, types.int64[::1]), nogil=True)
 
 
@@ -261,10 +259,10 @@ class Research:
                 found += [self.signals(engine.on_volume_bars(self.bars(settings).rows)) for engine in alike]
                 continue
             states, rows = (_joined([getattr(e, name) for e in alike]) for name in ("state", "settings_row"))
-            blank, decisions = (np.zeros(count, alike[0].decision_dtype) for count in (1, len(alike)))
+            blank = np.zeros(1, alike[0].decision_dtype)
             counts, memory = np.zeros(len(alike), np.int64), buffers["found"][len(found) * room :]
-            finder = _compiled_finder(program, states.dtype, rows.dtype, decisions.dtype)
-            finder(described, np.empty(len(alike), RULE_BAR), states, rows, blank, decisions, memory, counts)
+            finder = _compiled_finder(program, states.dtype, rows.dtype, blank.dtype)
+            finder(described, states, rows, blank, memory, counts)
             kept = [memory[number * room :][:count] for number, count in enumerate(counts)]
             for engine, of_engine, row in zip(alike, kept, rows, strict=True):
                 engine.refuse_other_settings(row)
