@@ -110,6 +110,7 @@ class Evidence:
         replay: differences found when each journal was replayed, or -1 where it could not be.
         dials: websockets that the venue took: (time, URL).
         hung_up: websockets that an engine closed, or learnt to be closed: (time, URL).
+        undialled: those that were tried and that nobody took, likewise.
         told: operators' commands and what was answered.
         struck: how often a strike of the harness met an engine, by its place in the plan.
     """
@@ -134,6 +135,7 @@ class Evidence:
     hung_up: list[tuple[int, str]] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     struck: dict[int, int] = field(default_factory=dict)
+    undialled: list[tuple[int, str]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Write it short: a test that fails writes its arguments."""

@@ -225,6 +225,8 @@ KINDS: tuple[Kind, ...] = (
         ("A9",),
         _jump(-0.5, 0.5, trades=1, marks=False),
     ),
+    Kind("market flapping", "market", ("A1",), _lasting("flap", 5, 40, category="market", lost=True)),
+    Kind("market undialable", "market", ("A1",), _lasting("undialable", 5, 40, category="market", lost=True)),
     Kind("slow consumer", "process", ("A13", "E7"), _lasting("stop", 1, 20)),
     # --- B: REST ---
     Kind("swallowed", "rest", ("B1", "B3"), _window("swallow", 10, 60, on=ORDERS, how=HOW, chance=CHANCE)),
@@ -345,6 +347,8 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("user deaf", "user", ("C2",), _lasting("deaf", 10, 120, category="private")),
     Kind("user abort", "user", ("C2",), _moment("abort", on="private")),
+    Kind("user flapping", "user", ("C2",), _lasting("flap", 5, 40, category="private", lost=True)),
+    Kind("user undialable", "user", ("C2",), _lasting("undialable", 5, 40, category="private", lost=True)),
     Kind("user dropped", "user", ("C3", "C5"), _window("drop", 10, 60, on="user ORDER_TRADE_UPDATE", chance=CHANCE)),
     Kind("user twice", "user", ("C3",), _window("duplicate", 10, 60, on="user", chance=CHANCE)),
     Kind("user reordered", "user", ("C3", "C4"), _window("reorder", 10, 60, on="user", chance=between(0.2, 0.7))),
@@ -534,7 +538,7 @@ RECOVERABLE = frozenset(
 )
 """Rows after which the session must trade on as if nothing had been."""
 _BUT = frozenset({"all by hand", "lost writes"})
-LATER = frozenset({"cancel refused"})
+LATER = frozenset({"cancel refused", "market flapping", "market undialable", "user flapping", "user undialable"})
 """Kinds that are drawn apart from the others, whose plans they leave as they were."""
 RECOVERABLE_KINDS = tuple(kind for kind in KINDS if set(kind.rows) <= RECOVERABLE and kind.name not in _BUT)
 NAMED = {kind.name: kind for kind in KINDS}

@@ -63,8 +63,8 @@ class Network:
         on_packet: called before the engine's packets leave and after the venue's arrive, with what they are; a plan
             may kill the engine there.
         conditions: what is wrong just now.
-        dials: websockets that were opened: (time, URL).
         hung_up: websockets that an engine closed, or learnt to be closed: (time, URL).
+        dials: websockets that were opened: (time, URL); and `undialled`, those that nobody took.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Network:
         self.pipes: list[Pipe] = []
         self.dials: list[tuple[int, str]] = []
         self.hung_up: list[tuple[int, str]] = []
+        self.undialled: list[tuple[int, str]] = []
         self.on_packet: Callable[[str], None] = lambda what: None
         self.wake: Callable[[], None] = lambda: None
         self._loop, self._venue, self._draw, self._is_durable = loop, venue, draw, is_durable
@@ -174,7 +175,10 @@ class Network:
         if not client.wire.is_dead:
             self.on_packet(f"dial {category}")
         await asyncio.sleep(DIAL_S + self.latency())
-        if self.conditions.cut or category in self.conditions.undialable or client.wire.is_dead:
+        if client.wire.is_dead:
+            raise _refused()
+        if self.conditions.cut or category in self.conditions.undialable:
+            self.undialled.append((self._loop.now_ms, client.url))
             raise _refused()
         pipe = Pipe(self, client, category)
         query = dict(parse_qsl(parts.query))

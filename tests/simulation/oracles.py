@@ -285,8 +285,9 @@ def _untold_funding(reading: Reading) -> list[Decimal]:
 
 
 def _unheard_funding(reading: Reading) -> list[tuple[int, Decimal]]:
-    """When funding was paid of which no event told, and how much."""
-    told = {row.body["time"] for _, row in reading.of_kind("AccountUpdate") if row.body["reason"] == "FUNDING_FEE"}
+    """When funding was paid of which no event told how much it was, and how much that is."""
+    events = [row.body for _, row in reading.of_kind("AccountUpdate") if row.body["reason"] == "FUNDING_FEE"]
+    told = {event["time"] for event in events if event["change"]}
     found, before = [], ZERO
     for row in reading.evidence.of_kind("start", "fill", "account"):
         if row.get("reason") == "FUNDING_FEE" and row["time"] not in told:
@@ -529,12 +530,12 @@ def o5_protected(evidence: Evidence) -> list[Violation]:
     stop is not counted, as far as they are late. That a stop is gone nobody can know before the comparison of that
     minute where the exchange says no word of it, or none that arrives, unless a journal has it sooner. Nobody tends a
     position after a session has ended: it must be covered at that moment, and what a person does to it later is his.
-    And where the settings ask for a take-profit, it rests too; see `targets`.
+    And where the settings ask for a take-profit, it rests too; a stop triggers where it was planned; see `targets`.
     """
     reading, found = reading_of(evidence), []
     for bare in reading.bare:
         found += _bare_too_long(reading, bare)
-    return found + targets.missing(reading)
+    return found + targets.missing(reading) + targets.misplaced(reading)
 
 
 def _bare_too_long(reading: Reading, bare: Bare) -> list[Violation]:
@@ -1533,8 +1534,8 @@ def _repeated(reading: Reading) -> list[Violation]:
     """What is done over and over within a minute: the first of each kind.
 
     Orders for one purpose that are refused with one code, and by a filter sooner, unless a fault refused them (parts of
-    one exit, sent before the first was answered, count as one); streams of one kind that are opened; one order that is
-    looked up; and all that is read.
+    one exit, sent before the first was answered, count as one); streams of one kind that are opened, or can't be; one
+    order that is looked up; and all that is read.
     """
     times: dict[tuple[str, int], list[int]] = {}
     told_at: dict[tuple[str, int], int] = {}
@@ -1543,7 +1544,7 @@ def _repeated(reading: Reading) -> list[Violation]:
             if "refusals" not in what[0] or request.sent > told_at.get(what, -1):
                 times.setdefault(what, []).append(request.sent)
                 told_at[what] = request.answered
-    for time, url in reading.evidence.dials:
+    for time, url in (*reading.evidence.dials, *reading.evidence.undialled):
         kind = next((kind for kind in ("private", "market", "public") if kind in url), "other")
         times.setdefault((f"dials of {kind}", DIALS), []).append(time)
     found: dict[str, Violation] = {}

@@ -41,6 +41,7 @@ class Remains:
     requests: Sequence[Request]
     dials: Sequence[tuple[int, str]]
     hung_up: Sequence[tuple[int, str]]
+    undialled: Sequence[tuple[int, str]]
     lives: Sequence[Life]
     told: Sequence[Told]
     times: tuple[int, int]
@@ -75,6 +76,7 @@ def evidence_of(left: Remains, is_replayed: bool = True) -> Evidence:
         replay=[_differences(path) for path in paths if is_replayed and path.exists()],
         dials=list(left.dials),
         hung_up=list(left.hung_up),
+        undialled=list(left.undialled),
         told=list(left.told),
     )
 

@@ -70,13 +70,19 @@ class Strikes:
         """Sockets of a category are open and bring nothing."""
         self._while(for_s, self._conditions.deaf, category)
 
-    def do_flap(self, for_s: float, category: str) -> None:
-        """Sockets of a category are closed as soon as they are open."""
+    def do_flap(self, for_s: float, category: str, lost: bool = False) -> None:
+        """Sockets of a category are closed as soon as they are open; those that are open stay, or are lost."""
         self._while(for_s, self._conditions.flapping, category)
+        self._abort(category if lost else "")
 
-    def do_undialable(self, for_s: float, category: str) -> None:
-        """Sockets of a category cannot be opened; those that are open stay."""
+    def do_undialable(self, for_s: float, category: str, lost: bool = False) -> None:
+        """Sockets of a category cannot be opened; those that are open stay, or are lost."""
         self._while(for_s, self._conditions.undialable, category)
+        self._abort(category if lost else "")
+
+    def _abort(self, category: str) -> None:
+        for pipe in [each for each in self._world.network.pipes if each.category == category]:
+            pipe.abort()
 
     def do_answer(self, for_s: float, on: str, **facts: Any) -> None:
         """Requests are answered otherwise than by the venue; see `Answering`."""

@@ -1,19 +1,27 @@
-"""Whether a position of ours has its take-profit, for all of it, where the settings ask for one (O5)."""
+"""Whether a position of ours has the take-profit that its settings ask for, for all of it, and its stop where it was
+planned (O5)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
 from simulation.entries import CALM_MS, felt
-from simulation.evidence import Request, Violation
-from simulation.reading import NAME, ZERO, Reading, VenueOrder
+from simulation.evidence import Json, Request, Violation
+from simulation.reading import NAME, ZERO, Placed, Reading, VenueOrder
 
 PLACED_MS = 10_000
 """So long after its entry, or a minute after the last fault that was felt, a position has its take-profit."""
 AGAIN_CODES = (-1003, -1004, -1008, -1015, -1021, -4003, -4005, -4014, -4023)
 """Refusals after which one is sent again: of the moment, or of filters, which are read again."""
+PRICED_MS = 15_000
+"""A stop that is sent before its entry's fill is known is measured from the last price: one of the time before."""
+FAR = Decimal("1.1")
+"""Times the distance that the settings say."""
+COARSE = 50
+"""Ticks that filters which become coarser make one of."""
 
 
 @dataclass
@@ -59,13 +67,17 @@ def _trips(reading: Reading) -> Iterator[Trip]:
 def _trip(reading: Reading, sizes: list[tuple[int, Decimal]], end: int) -> Trip:
     fills = [fill for fill in reading.fills if sizes[0][0] <= fill.time <= end and fill.whose == "ours"]
     matches = [NAME.match(fill.client_id) for fill in fills]
-    return Trip(sizes, end, {f"{match[1]}-{match[2]}" for match in matches if match})
+    return Trip(sizes, end, {_name(match) for match in matches if match})
+
+
+def _name(match: re.Match[str]) -> str:
+    return f"{match[1]}-{match[2]}"
 
 
 def _purpose(client_id: str, names: set[str]) -> str:
     """The letter of an order's purpose, where it is of these round trips."""
     match = NAME.match(client_id)
-    return match[3] if match and f"{match[1]}-{match[2]}" in names else ""
+    return match[3] if match and _name(match) in names else ""
 
 
 def _pieces(reading: Reading, trip: Trip, targets: list[VenueOrder]) -> Iterator[tuple[int, int]]:
@@ -111,3 +123,37 @@ def _is_given_up(reading: Reading, trip: Trip, targets: list[VenueOrder], due: i
 
 def _is_tried_again(post: Request) -> bool:
     return 400 <= post.status < 500 and post.code in AGAIN_CODES
+
+
+def misplaced(reading: Reading) -> list[Violation]:
+    """Return the first stop whose trigger is further from its entry than the settings say, or on the wrong side of it.
+
+    Its distance follows from the bar of the entry's signal; it is measured from what the entry filled at, or from a
+    price that was traded shortly before it was sent.
+    """
+    for client_id, placed in reading.placed_by_id.items():
+        match = NAME.match(client_id)
+        if match is None or match[3] != "s" or not placed[0].asked.get("trigger_price"):
+            continue
+        begun = [row for name, rows in reading.intents.items() for row in rows if _purpose(name, {_name(match)}) == "e"]
+        for journal, row in begun[:1]:
+            bar = reading.bars[journal].get(row.body["bar_number"])
+            if bar and bar["decision"].get("atr") and not _is_near(reading, placed[0], bar, _name(match)):
+                text = f"{client_id} triggers at {_trigger(reading, placed[0])}, not where it was planned"
+                return [Violation("O5", "stop misplaced", placed[0].time, text)]
+    return []
+
+
+def _trigger(reading: Reading, placed: Placed) -> Decimal:
+    return Decimal(placed.asked["trigger_price"]) * reading.units[placed.asked["symbol"]][0]
+
+
+def _is_near(reading: Reading, placed: Placed, bar: Json, name: str) -> bool:
+    tick, settings = reading.units[placed.asked["symbol"]][0], reading.evidence.settings
+    most = Decimal(str(bar["decision"]["atr"])) * Decimal(str(settings.get("stop_atr", 2))) * FAR + COARSE * tick
+    prices = [fill.price for fill in reading.fills if _purpose(fill.client_id, {name}) == "e"] + [placed.last]
+    since = placed.time - PRICED_MS
+    prices += [Decimal(price) for _, price, _, time, _ in reading.evidence.tape if since <= time <= placed.time]
+    trigger, side = _trigger(reading, placed), placed.asked["side"]
+    gaps = [side * (trigger - price) for price in prices]
+    return any(0 < gap <= most for gap in gaps)

@@ -421,6 +421,23 @@ def answering(name: str, do: str = "", **facts: Any) -> Doctor:
     return doctor
 
 
+def triggering(times: float) -> Doctor:
+    """The first stop triggers so many times as far from the entry's first fill as it does."""
+
+    def doctor(found: Evidence) -> Evidence:
+        entry = found.truth[venue_rows(found.truth, "fill", "-1e1")[0]]
+        price = int(Decimal(entry["price"]) / Decimal(found.instrument["tick_size"]))
+        asked = _asked(found, "-1s1")
+        trigger = price + int(times * (asked["trigger_price"] - price))
+        at = nth(found.journals[0], "OrderIntent", 0, purpose="s")
+        order = {**found.journals[0][at].body["order"], "trigger_price": trigger}
+        told = telling("OrderIntent", 0, {"purpose": "s"}, order=order)
+        changed = {**asked, "trigger_price": trigger}
+        return both(told, saying("accepted", "-1s1", {"action": "place_algo"}, asked=changed))(found)
+
+    return doctor
+
+
 def never_placed(name: str, code: int) -> Doctor:
     """A conditional order's request was refused, and nothing was placed."""
     return both(answering(name, status=400, code=code), unsaid("algo", name), unsaid("accepted", name))
@@ -491,9 +508,10 @@ def over_and_over(count: int, each_ms: int = 1_000, **facts: Any) -> Doctor:
     return of_requests(change)
 
 
-def dialled(count: int) -> Doctor:
+def dialled(count: int, name: str = "dials") -> Doctor:
+    """So many streams are opened within a minute, or can't be: `undialled`."""
     url = "ws://127.0.0.1:1/private/ws?listenKey=k"
-    return lambda found: replace(found, dials=[(found.opened + 1_000 * n, url) for n in range(count)])
+    return lambda found: replace(found, **{name: [(found.opened + 1_000 * n, url) for n in range(count)]})
 
 
 def far_from_the_mark(found: Evidence) -> Evidence:
@@ -800,6 +818,18 @@ def funding(paid: str, booked: str = "", before_ms: int = 60_000) -> Doctor:
         rows.insert(at, {"time": time, "kind": "account", **facts})
         found = replace(found, truth=rows)
         return a_transfer(booked)(found) if booked else found
+
+    return doctor
+
+
+def told_of_funding(change: int) -> Doctor:
+    """The journal has an event of the payment that says so much of it."""
+
+    def doctor(found: Evidence) -> Evidence:
+        [paid] = (row["time"] for row in found.truth if row.get("reason") == "FUNDING_FEE")
+        body = {"time": paid, "reason": "FUNDING_FEE", "wallet": 0, "change": change, "symbol": "", "positions": []}
+        at = next(n for n, row in enumerate(found.journals[0]) if row.time > paid)
+        return of_journal(lambda rows: rows.insert(at, JournalRow(0, paid, "AccountUpdate", body)))(found)
 
     return doctor
 
@@ -1128,6 +1158,11 @@ DOCTORED: list[Case] = [
     ("a transfer is booked that never was", a_transfer("-12.5"), {"O2 money invented"}),
     ("an adjustment that no fill of others makes", a_transfer("-12.5", code="ADJUSTMENT"), {"O2 money invented"}),
     ("funding is in no book", funding("-12.5"), {"O2 money differs", "O2 wallet differs"}),
+    (
+        "funding is in no round trip, of which an event told",
+        both(funding("-12.5", before_ms=10_000), in_the_books(-12.5), told_of_funding(-1_250_000_000)),
+        {"O2 money differs"},
+    ),
     ("funding is in no round trip", both(funding("-12.5"), in_the_books(-12.5)), {"O2 money differs"}),
     ("a deposit is in no book", a_deposit(), {"O2 wallet differs"}),
     ("a deposit is booked as funding", a_deposit(in_the_books(500), as_funding(500)), {"O2 money differs"}),
@@ -1215,6 +1250,8 @@ DOCTORED: list[Case] = [
         both(cut("ended"), unsaid("algo", r"s\d")),
         {"O5 ended uncovered"},
     ),
+    ("a stop is three times as far as planned", triggering(3), {"O5 stop misplaced"}),
+    ("a stop is on the wrong side of the entry", triggering(-1), {"O5 stop misplaced"}),
     ("a position has no take-profit", both(cut("running"), unsaid("algo", "-1t1")), {"O5 no take-profit"}),
     (
         "its take-profit is for a part of it",
@@ -1394,6 +1431,7 @@ DOCTORED: list[Case] = [
     ("the parts of an exit are refused by a filter at once", over_and_over(4, 0, **BY_FILTER), set()),
     ("an order is looked up again and again", over_and_over(41, **LOOKED_UP), {"O12 repeated"}),
     ("a stream is opened again and again", dialled(26), {"O12 repeated"}),
+    ("a stream that nobody takes is dialled again and again", dialled(26, "undialled"), {"O12 repeated"}),
     ("a key expires and no stream is opened for 11 s", key_expired(11_000), {"O12 stream not dialled"}),
     (
         "a key expires without a word, and no stream is opened though orders are not told",
@@ -1438,7 +1476,7 @@ DOCTORED: list[Case] = [
         lambda found: saying(
             "accepted", "-1s1", {"action": "place_algo"}, asked={**_asked(found, "-1s1"), "trigger_price": 1}
         )(found),
-        {"O15 order differs"},
+        {"O15 order differs", "O5 stop misplaced"},
     ),
 ]
 
@@ -1454,6 +1492,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a session without faults", lambda found: found),
     ("judged while a position is held and covered", cut("running")),
     ("ended by `protect`, with a stop at the venue", cut("ended")),
+    ("a stop that is a twentieth further than planned", triggering(1.05)),
     ("a position that has no take-profit for 9 s", both(cut("running", 9_000), unsaid("algo", "-1t1"))),
     ("one that was refused for good", both(cut("running"), never_placed("-1t1", -2019))),
     ("one that ended", both(cut("running"), saying("algo", "-1t1", status="EXPIRED"))),
@@ -1570,6 +1609,10 @@ SILENT: list[tuple[str, Doctor]] = [
     (
         "funding that nobody told of a position that ended 10 s later",
         both(funding("-12.5", before_ms=10_000), in_the_books(-12.5)),
+    ),
+    (
+        "likewise where an event told of it, and not how much it was",
+        both(funding("-12.5", before_ms=10_000), in_the_books(-12.5), told_of_funding(0)),
     ),
     ("a start that is tried again in an outage", both(down_until(2_500), failed_start)),
     (

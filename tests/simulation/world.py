@@ -183,7 +183,8 @@ class World:
         self.disk.forget()
         self.network.close()
         self.venue.truth.close()
-        said = (self.network.requests, self.network.dials, self.network.hung_up, self.lives, self.told)
+        network = self.network
+        said = (network.requests, network.dials, network.hung_up, network.undialled, self.lives, self.told)
         folders = [self.folder(run) for run in range(len(self.runs))]
         parameters = self.config.parameters()
         left = Remains(self.plan, parameters, self.root, folders, self.venue.player, *said, (self.opened, judged))
