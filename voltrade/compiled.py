@@ -8,6 +8,8 @@ imports, directly or indirectly. Fast-math and threads are off: compiled and pla
 The cache is in `$VOLTRADE_CACHE`, else `$XDG_CACHE_HOME/voltrade`, else `~/.cache/voltrade`. If it can't be written,
 functions are compiled again in each process.
 
+Only what Python calls becomes machine code, with all that it calls, and only that is cached; see `compiled_libraries`.
+
 With `VOLTRADE_PLAIN=1` nothing is compiled: every rule runs as plain Python, so that a debugger can step through it.
 The results are the same bits, hundreds of times slower.
 """
@@ -41,6 +43,8 @@ from numba import types
 from numba.core import event
 from numba.extending import intrinsic, overload
 
+from voltrade.compiled_libraries import EntryCompiler, PartCompiler
+
 Rows = npt.NDArray[np.void]
 """An array with a structured dtype. State is an array of one row that is changed in place."""
 Record = Any
@@ -73,32 +77,43 @@ def compiled_part(function: Callable[P, R]) -> Callable[P, R]:
 
     Python can't call it, and its options are `BARE`.
     """
-    return cast(Callable[P, R], compile_for(function, None, **BARE, **_WITHOUT_ENTRY))
+    return cast(Callable[P, R], _part(function, **BARE))
 
 
 def compiled_in_place(function: Callable[P, R]) -> Callable[P, R]:
     """Compile like `compiled_part`, but inline into each caller, which saves the cost of passing the arguments."""
-    return cast(Callable[P, R], compile_for(function, None, inline="always", **BARE, **_WITHOUT_ENTRY))
+    return cast(Callable[P, R], _part(function, inline="always", **BARE))
 
 
 def compile_for(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
     """Compile a function, immediately if a numba signature is given, with the cache on disk.
 
-    Returned unchanged are functions that are compiled already, and all functions under `VOLTRADE_PLAIN=1` or
-    `NUMBA_DISABLE_JIT=1`.
+    Where compiled code calls it, it becomes a part of its caller. Returned unchanged are functions that are compiled
+    already, and all functions under `VOLTRADE_PLAIN=1` or `NUMBA_DISABLE_JIT=1`.
     """
-    if hasattr(function, "py_func") or IS_PLAIN or numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if _stays_as_it_is(function):
         return function
-    folder = _cache_folder(function)
-    if folder is None:
-        return _ignoring_constants(numba.njit(signature, **options)(function))
+    part, folder = _part(function, **options), _cache_folder(function)
     settings: Any = numba.config
     before = settings.CACHE_DIR
-    settings.CACHE_DIR = str(folder)  # numba reads it only while it decorates
+    settings.CACHE_DIR = str(folder or before)  # numba reads it only while it decorates
     try:
-        return _ignoring_constants(numba.njit(signature, cache=True, **options)(function))
+        entry = numba.njit(signature, cache=folder is not None, pipeline_class=EntryCompiler, **options)(function)
     finally:
         settings.CACHE_DIR = before
+    entry.get_call_template, entry.get_overload = part.get_call_template, part.get_overload
+    return entry
+
+
+def _part(function: Callable[..., Any], **options: Any) -> Any:
+    """Return a function for compiled code to call, see `compiled_libraries`."""
+    if _stays_as_it_is(function):
+        return function
+    return _ignoring_constants(numba.njit(pipeline_class=PartCompiler, **options | _WITHOUT_ENTRY)(function))
+
+
+def _stays_as_it_is(function: Callable[..., Any]) -> bool:
+    return hasattr(function, "py_func") or IS_PLAIN or bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
 def _ignoring_constants(dispatcher: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "voltrade"
 
 TRADING_PATH = [
-    "errors", "folders", "background", "model", "compiled", "plain_start", "config",
+    "errors", "folders", "background", "model", "compiled_libraries", "compiled", "plain_start", "config",
     "bar_spec", "bars", "indicators", "signal_engine", "rule_failure", "bar_pipeline", "risk", "account",
     "orders.order_states", "orders.records", "orders.order_queries", "orders.order_rules", "orders.position_rules",
     "orders.position_timers", "orders.row_facts", "orders.core_rules", "orders.account_books",
