@@ -1485,12 +1485,12 @@ def _not_dialled_again(reading: Reading) -> list[Violation]:
         if post is None or post.status != 200 or post.answered < 0:
             continue
         end = post.answered + DIALLED_MS
-        is_dialled = any(post.answered <= time <= end for time in dials)
+        is_dialled = any(post.sent <= time <= end for time in dials)
         if not is_dialled and _only_deaf(evidence, placed[0].time, end):
             text = f"{client_id} was accepted, the stream said nothing for {DIALLED_MS} ms, and was not dialled again"
             found.append(Violation("O12", "stream not dialled", post.answered, text))
     for post, end in (each for key in reading.keys_gone for each in reading.untold(key)):
-        if not any(post.answered <= time <= end for time in dials):
+        if not any(post.sent <= time <= end for time in dials):
             text = f"{post.client_id} was accepted, its stream had lost its key, and no other was opened"
             found.append(Violation("O12", "stream not dialled", post.answered, text))
     for key in reading.keys_gone:
