@@ -219,7 +219,7 @@ def test_what_an_own_rule_kept_as_plain_python_is_calculated_again_once_it_is_co
 
 def test_an_own_rule_is_compiled_here_before_any_trade_is_given_to_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     system, did = System(), list[str]()
-    own = SimpleNamespace(has_plain_own_rule=True)
+    own = SimpleNamespace(has_plain_own_rule=True, rule_off="")
     system.core.symbol_states["BTCUSDT"] = SimpleNamespace(pipeline=own, engine="the rule")
     system.core.is_plain = False  # nothing else is
 
@@ -241,7 +241,7 @@ def test_an_own_rule_that_cannot_be_compiled_ends_no_session_and_is_tried_again(
 ) -> None:
     """Such as while the disk is full: the position is looked after, and no trade is decided on."""
     system, tries = System(), list[bool]()
-    own = SimpleNamespace(has_plain_own_rule=True)
+    own = SimpleNamespace(has_plain_own_rule=True, rule_off="")
     system.core.symbol_states["BTCUSDT"] = SimpleNamespace(pipeline=own, engine="the rule")
     system.core.is_plain = False
     monkeypatch.setattr(rule_compiler, "OWN_PAUSES_S", (0.0, 0.0))
@@ -263,6 +263,20 @@ def test_an_own_rule_that_cannot_be_compiled_ends_no_session_and_is_tried_again(
     [told] = system.told
     assert told.code == "RULES_PLAIN"
     assert "No space left on device; without the rule file's rule no bar is decided on" in told.text
+
+
+def test_an_own_rule_that_fails_only_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System()
+    own = SimpleNamespace(has_plain_own_rule=True, rule_off="")
+    system.core.symbol_states["BTCUSDT"] = SimpleNamespace(pipeline=own, engine="the rule")
+    system.core.is_plain = False
+    monkeypatch.setattr(rule_compiler, "compile_own", lambda rule: setattr(system.core, "take_rules", fail))
+
+    def fail() -> None:
+        own.rule_off = "it divides by 0"
+
+    run(system)
+    assert [told.text.partition(": ")[2] for told in system.told] == ["it divides by 0"]
 
 
 def test_what_a_checkpoint_has_of_an_own_rule_is_kept_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,8 +94,11 @@ class RuleCompiler:
             log.warning("rules could not be compiled: %s", wrong)
             if not told:
                 told = f"{wrong}; rules run as plain Python, which does the same, slower"
-                self._system.on_event(Trouble(self._system.now, FAILED, told))
+                self._tell(told)
             await asyncio.sleep(pause_s)
+
+    def _tell(self, text: str) -> None:
+        self._system.on_event(Trouble(self._system.now, FAILED, text))
 
     async def _take_own(self) -> None:
         """Compile a rule file's rule here in another thread, since no other process has that file; take what there is.
@@ -107,7 +110,10 @@ class RuleCompiler:
             if each.pipeline.has_plain_own_rule:
                 log.warning("the rule file's rule is compiled; until then no bar is decided on")
                 await self._compile_own(each.engine)
+                was_off = each.pipeline.rule_off
                 self._core.take_rules()
+                if each.pipeline.rule_off != was_off:
+                    self._tell(f"compiled, the rule fails where as plain Python it did not: {each.pipeline.rule_off}")
         self.has_own.set()
 
     async def _compile_own(self, engine: SignalEngine) -> None:
@@ -119,8 +125,7 @@ class RuleCompiler:
                 wrong = f"{type(error).__name__}: {error}"
             log.warning("the rule file's rule could not be compiled: %s", wrong)
             if tries == 0:
-                text = f"{wrong}; without the rule file's rule no bar is decided on, and nothing is entered"
-                self._system.on_event(Trouble(self._system.now, FAILED, text))
+                self._tell(f"{wrong}; without the rule file's rule no bar is decided on, and nothing is entered")
             await asyncio.sleep(OWN_PAUSES_S[min(tries, len(OWN_PAUSES_S) - 1)])
 
     async def _try(self) -> str:
