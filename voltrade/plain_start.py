@@ -2,8 +2,8 @@
 
 Compiling takes tens of seconds, for which an engine that comes back would not look after its position. After
 `begin_plain()` an entry point (a rule that Python calls) is compiled only if the cache has its code; else it is the
-same function as plain Python, with all that it calls. Both change the same records and give the same bits, so that one may take the place of
-the other between two events.
+same function as plain Python, with all that it calls. Both change the same records and give the same bits, so that one
+may take the place of the other between two events.
 """
 
 from __future__ import annotations
