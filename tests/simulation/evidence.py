@@ -46,7 +46,7 @@ class Request:
     """HTTP status as the engine saw it; 0 without an answer."""
     code: int
     retry_after_s: int
-    """Retry-After of the answer, or what its text says of a ban's end; 0 where it says neither."""
+    """Retry-After of the answer, or what its text says of a ban's end, -1 for less than 1 s; 0 without."""
     used_weight: int
     """What the venue said was used in this minute, -1 where it did not say."""
     durable: bool

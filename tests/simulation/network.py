@@ -232,9 +232,10 @@ def _code(status: int, text: str) -> int:
 
 
 def _retry_after_s(headers: Any, text: str, now: int) -> int:
-    """Return for how many whole seconds an answer forbids requests, by its head or its text; 0 without either."""
+    """Return for how many whole seconds an answer forbids requests, by its head or its text, -1 for less than one; 0
+    without either."""
     banned = BANNED.search(text)
-    until_s = max(0, int(banned[1]) - now) // 1000 if banned else 0
+    until_s = max(0, int(banned[1]) - now) // 1000 or -1 if banned else 0
     return int(headers.get("Retry-After", until_s))
 
 

@@ -746,6 +746,26 @@ def key_expired(dialled_after: int, **facts: Any) -> Doctor:
     return doctor
 
 
+def key_replaced(before: int) -> Doctor:
+    """The key was replaced so long before the first strike, which nobody told."""
+
+    def doctor(found: Evidence) -> Evidence:
+        begin = found.strikes[0].begin - before
+        return replace(found, strikes=[*found.strikes, Strike("new_listen_key", begin, begin, {"row": "C1"})])
+
+    return doctor
+
+
+def dialled_too(after: int) -> Doctor:
+    """A user stream is opened so long after the first strike."""
+
+    def doctor(found: Evidence) -> Evidence:
+        url = "ws://127.0.0.1:1/private/ws?listenKey=k"
+        return replace(found, dials=[(found.strikes[0].begin + after, url), *found.dials])
+
+    return doctor
+
+
 def too_late(count: int) -> Doctor:
     """So many readings are refused for their timestamp, one each second."""
 
@@ -874,6 +894,14 @@ def as_funding(amount: int) -> Doctor:
         return telling("RoundTrip", 1, **more)(found)
 
     return doctor
+
+
+def somebodys_order(found: Evidence) -> Evidence:
+    """An order of somebody else's rests from before the deposit on, to the end."""
+    at, paid = next((n, row["time"]) for n, row in enumerate(found.truth) if row.get("reason") == "DEPOSIT")
+    facts = {"order_id": 700, "client_order_id": "web_1", "side": "BUY", "quantity": "0.001", "type": "LIMIT"}
+    row = {"time": paid, "kind": "order", "symbol": "BTCUSDT", "status": "NEW", "reduce_only": False, **facts}
+    return replace(found, truth=[*found.truth[:at], row, *found.truth[at:]])
 
 
 BOOKED = at_the_end("Alert", code="TRANSFER", text="DEPOSIT: 500.00000000")
@@ -1432,6 +1460,11 @@ DOCTORED: list[Case] = [
     ("an order is looked up again and again", over_and_over(41, **LOOKED_UP), {"O12 repeated"}),
     ("a stream is opened again and again", dialled(26), {"O12 repeated"}),
     ("a stream that nobody takes is dialled again and again", dialled(26, "undialled"), {"O12 repeated"}),
+    (
+        "a key expires, and one that was replaced before had been noticed",
+        both(key_expired(11_000), key_replaced(30_000), dialled_too(-20_000)),
+        {"O12 stream not dialled"},
+    ),
     ("a key expires and no stream is opened for 11 s", key_expired(11_000), {"O12 stream not dialled"}),
     (
         "a key expires without a word, and no stream is opened though orders are not told",
@@ -1566,6 +1599,10 @@ SILENT: list[tuple[str, Doctor]] = [
     ("trades of half a minute that are heard in one block", in_one_block(30_000)),
     ("an exit on a full disk, and then a death", on_a_full_disk(is_killed=True)),
     ("a transfer that was one", a_transfer("-12.5", "-12.5")),
+    (
+        "a deposit that no event told, while somebody's order rests",
+        both(a_deposit(), somebodys_order),
+    ),
     ("a deposit that is booked", a_deposit(in_the_books(500), BOOKED)),
     ("an adjustment that the account was moved by", a_transfer("-12.5", "-12.5", "ADJUSTMENT")),
     ("uncovered for 6.9 s where packets take 1 s more", both(bare_for(6_900), struck("slow", row="B15", by_s=1.0))),
@@ -1603,6 +1640,8 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a stream that is opened 25 times", dialled(25)),
     ("a key that expires and a stream that is opened", key_expired(9_000)),
     ("a key that expires without a word", key_expired(11_000, **{"with": {"told": False}})),
+    ("a ban whose end is half a second away", both(asking(1, retry_after_s=-1, status=418), struck("ban", code=418))),
+    ("a key that expires where another had been replaced before", both(key_expired(11_000), key_replaced(30_000))),
     ("a 429 that says nothing, 4 s before the end", asking(-1, status=429)),
     ("a 429 that forbids orders alone", asking(1, status=429, code=-1015)),
     ("funding that was paid while nobody listened", both(funding("-12.5", "-12.5"), in_the_books(-12.5))),
