@@ -422,7 +422,7 @@ class LiveTradingSystem:
     def _must_read_account(self) -> bool:
         """Return whether to read the account, by what the watch has noted and what our books say."""
         symbol_state, now = self.core.symbol_states[self._symbol], self._clock()
-        self._watch.note_trigger(now, symbol_state.monitor.is_trigger_passed(symbol_state.pipeline.last_price))
+        self._watch.note_passed(now, symbol_state.monitor.passed_triggers(symbol_state.pipeline.last_price))
         self._watch.expect_late_orders(symbol_state.monitor.absent_at)
         return self._watch.is_due(now)
 

@@ -205,12 +205,16 @@ class OrderMonitor:
         """Return the fills of a snapshot that weren't counted: of our orders, or closing the open position."""
         return self._check.new_fills(snapshot)
 
-    def is_trigger_passed(self, price: int) -> bool:
-        """Return whether a price has passed the trigger of a stop or take-profit that we believe untriggered."""
+    def passed_triggers(self, price: int) -> list[str]:
+        """Return the stops and take-profits that we believe untriggered, and whose triggers a price has passed."""
         beyond = {states.STOP: -1, states.TAKE_PROFIT: 1}
         side = int(self._position_row["side"])
         waiting = (order for order in self._register.live_of_position() if order.algo and order.state == "NEW")
-        return any(side * beyond[int(order.row.purpose)] * (price - order.row.trigger_price) > 0 for order in waiting)
+        return [
+            order.id
+            for order in waiting
+            if side * beyond[int(order.row.purpose)] * (price - order.row.trigger_price) > 0
+        ]
 
     def archive_finished(self) -> None:
         """Free the rows of finished orders."""

@@ -8,6 +8,7 @@ import pytest
 
 from voltrade.model import (
     AccountSummary,
+    AlgoUpdate,
     Event,
     MarkPrice,
     OrderType,
@@ -26,6 +27,7 @@ from voltrade.session.account_watch import (
     INEXACT_MS,
     LATE_ORDER_MS,
     PAID_WITHIN_MS,
+    PASSED_AGAIN_MS,
     REFUSED_MS,
     REPORT_WITHIN_MS,
     SETTINGS_MS,
@@ -156,13 +158,30 @@ def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_r
     watch.on_settings(5_000)
     watch.on_event(READ, 5_000)
     due = []
-    for now, is_passed in [(6_000, True), (7_000, False), (8_000, True), (8_000 + REPORT_WITHIN_MS, True)]:
-        watch.note_trigger(now, is_passed)  # in between it is back on its side
+    for now, passed in [(6_000, ["s"]), (7_000, []), (6_000 + REPORT_WITHIN_MS, [])]:
+        watch.note_passed(now, passed)  # the price comes back, but the order may have triggered
         due.append((watch.is_due(now), watch.is_due(now)))
-    assert due == [(False, False)] * 3 + [(True, True)]  # who asks changes nothing
-    watch.on_event(READ, 10_500)
-    watch.note_trigger(11_000, True)
-    assert not watch.is_due(11_000)
+    assert due == [(False, False)] * 2 + [(True, True)]  # who asks changes nothing
+    watch.on_event(READ, 8_500)
+    for now in (9_000, 15_000, 6_000 + PASSED_AGAIN_MS - 1, 6_000 + PASSED_AGAIN_MS + REPORT_WITHIN_MS):
+        watch.note_passed(now, ["s"])  # beyond it all the time: it was read since
+        assert not watch.is_due(now)
+    watch.note_passed(20_000, [])
+    watch.note_passed(20_100, ["s"])
+    assert watch.is_due(20_100 + REPORT_WITHIN_MS)
+
+
+def test_a_trigger_that_is_passed_and_reported_needs_no_reading() -> None:
+    watch = AccountWatch()
+    watch.on_settings(5_000)
+    watch.on_event(READ, 5_000)
+    watch.note_passed(6_000, ["s", "t"])
+    for name in ("s", "t"):
+        assert watch.is_due(6_000 + REPORT_WITHIN_MS)
+        told = AlgoUpdate(7_000, "BTCUSDT", name, 1, Side.SELL, OrderType.STOP_MARKET, "TRIGGERED", 1, 1)
+        watch.on_event(told, 7_000)
+    watch.note_passed(7_500, [])
+    assert not watch.is_due(6_000 + REPORT_WITHIN_MS)
 
 
 def test_the_account_is_compared_once_when_the_stream_must_have_told_the_funding() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from voltrade.model import (
     AccountSummary,
     AlgoUpdate,
@@ -20,6 +22,8 @@ COMPARE = "COMPARE"
 REPORT_WITHIN_MS = 2_000
 """The user stream reports an accepted order within this time, else it counts as silent; a trigger that the price has
 passed without a report has the account read after it."""
+PASSED_AGAIN_MS = 10_000
+"""A trigger that was passed, and the account read since, is noted again this long after it was passed, not before."""
 PAID_WITHIN_MS = 10_000
 """The user stream tells funding within this time; then the account is compared once."""
 COMPARE_MS = 60_000
@@ -51,7 +55,9 @@ class AccountWatch:
         """Orders that the exchange has accepted and the stream has not reported, with the time of acceptance, ms."""
         self._is_user_up = True
         """Whether the user stream can report: it isn't known to be down."""
-        self._read_at = self._trigger_passed_at = 0
+        self._read_at = 0
+        self._passed: dict[str, int] = {}
+        """Orders whose trigger the price has passed, of which nothing was reported since; and when it did, ms."""
         self._late_from = -LATE_ORDER_MS
         """From when on an order may execute that our books don't have, or had concluded absent, ms."""
         self._funding_due = self._funded_at = 0
@@ -70,6 +76,7 @@ class AccountWatch:
             case OrderUpdate(client_order_id=name) | AlgoUpdate(client_order_id=name):
                 self._reported.add(name)
                 self._awaited.pop(name, None)
+                self._passed.pop(name, None)
             case Reply(action="submit", client_order_id=name):
                 self._sent.add(name)
                 self._await(event, now)
@@ -132,9 +139,20 @@ class AccountWatch:
             self._funded_at = self._funding_due
         self._funding_due = mark.next_funding_time
 
-    def note_trigger(self, now: int, is_passed: bool) -> None:
-        """Note whether the price has passed a trigger that we believe unreached."""
-        self._trigger_passed_at = (self._trigger_passed_at or now) if is_passed else 0
+    def note_passed(self, now: int, passed: Iterable[str]) -> None:
+        """Note the orders that we believe untriggered although the price is beyond their triggers now.
+
+        Such an order may have triggered also if the price comes back. Once the account was read, it counts again when
+        the price passes it again, PASSED_AGAIN_MS later at the earliest.
+        """
+        beyond = set(passed)
+        self._passed = {
+            name: since
+            for name, since in self._passed.items()
+            if name in beyond or since >= self._read_at or now - since < PASSED_AGAIN_MS
+        }
+        for name in beyond:
+            self._passed.setdefault(name, now)
 
     def expect_late_orders(self, since: int) -> None:
         """Note that an order may execute that our books don't have, or had concluded absent at `since`, ms."""
@@ -150,10 +168,8 @@ class AccountWatch:
 
         Never before the account was read for the first time.
         """
-        is_unreported = (
-            self._trigger_passed_at > 0
-            and now - self._trigger_passed_at >= REPORT_WITHIN_MS
-            and self._read_at < self._trigger_passed_at
+        is_unreported = any(
+            now - since >= REPORT_WITHIN_MS and self._read_at < since for since in self._passed.values()
         )
         told_by = self._funded_at and self._funded_at + PAID_WITHIN_MS
         return self._read_at > 0 and (
