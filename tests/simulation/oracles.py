@@ -187,7 +187,18 @@ def o2_fills(evidence: Evidence) -> list[Violation]:
         text = f"{symbol}: trade {number} never was"
         found.append(Violation("O2", "fill invented", evidence.judged, text))
     found += _trips(reading) + _wallet_differs(reading) + _money_invented(reading)
-    return found + funds.books_differ(reading)
+    return found + funds.books_differ(reading) + _not_booked(reading)
+
+
+def _not_booked(reading: Reading) -> list[Violation]:
+    """The first amount that an event told as moved, not as funding, and that was booked as no transfer."""
+    booked = {amount for _, amount in _booked(reading)}
+    for _, row in reading.of_kind("AccountUpdate"):
+        change = money(row.body["change"])
+        is_moved = change and row.body["reason"] not in ("ORDER", "FUNDING_FEE")
+        if is_moved and change not in booked:
+            return [Violation("O2", "transfer not booked", row.time, f"{row.body['reason']}: {change} is no transfer")]
+    return []
 
 
 def _amounts_differ(reading: Reading, fill: Fill, told: list[Json]) -> list[Violation]:

@@ -842,12 +842,12 @@ def funding(paid: str, booked: str = "", before_ms: int = 60_000) -> Doctor:
     return doctor
 
 
-def told_of_funding(change: int) -> Doctor:
+def told_of_funding(change: int, reason: str = "FUNDING_FEE") -> Doctor:
     """The journal has an event of the payment that says so much of it."""
 
     def doctor(found: Evidence) -> Evidence:
-        [paid] = (row["time"] for row in found.truth if row.get("reason") == "FUNDING_FEE")
-        body = {"time": paid, "reason": "FUNDING_FEE", "wallet": 0, "change": change, "symbol": "", "positions": []}
+        [paid] = (row["time"] for row in found.truth if row.get("reason") == reason)
+        body = {"time": paid, "reason": reason, "wallet": 0, "change": change, "symbol": "", "positions": []}
         at = next(n for n, row in enumerate(found.journals[0]) if row.time > paid)
         return of_journal(lambda rows: rows.insert(at, JournalRow(0, paid, "AccountUpdate", body)))(found)
 
@@ -1194,6 +1194,11 @@ DOCTORED: list[Case] = [
     ("funding is in no round trip", both(funding("-12.5"), in_the_books(-12.5)), {"O2 money differs"}),
     ("a deposit is in no book", a_deposit(), {"O2 wallet differs"}),
     ("a deposit is booked as funding", a_deposit(in_the_books(500), as_funding(500)), {"O2 money differs"}),
+    (
+        "a deposit that an event told is no transfer",
+        a_deposit(in_the_books(500), told_of_funding(500 * 10**8, "DEPOSIT")),
+        {"O2 transfer not booked"},
+    ),
     ("a deposit is booked twice", a_deposit(in_the_books(1_000), BOOKED, BOOKED), {"O2 wallet differs"}),
     ("a transfer is booked that was another", a_transfer("-12.5", "-12.4"), {"O2 money invented"}),
     # O3: at-most-once orders
@@ -1603,7 +1608,7 @@ SILENT: list[tuple[str, Doctor]] = [
         "a deposit that no event told, while somebody's order rests",
         both(a_deposit(), somebodys_order),
     ),
-    ("a deposit that is booked", a_deposit(in_the_books(500), BOOKED)),
+    ("a deposit that is booked", a_deposit(in_the_books(500), told_of_funding(500 * 10**8, "DEPOSIT"), BOOKED)),
     ("an adjustment that the account was moved by", a_transfer("-12.5", "-12.5", "ADJUSTMENT")),
     ("uncovered for 6.9 s where packets take 1 s more", both(bare_for(6_900), struck("slow", row="B15", by_s=1.0))),
     ("uncovered for 9 s after a stop was forgotten", both(bare_for(9_000), forgotten())),
