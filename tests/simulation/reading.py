@@ -28,6 +28,8 @@ STORED_AGAIN_MS = 6_000
 """So long after a disk is free again an engine may have rows that are not on it."""
 SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
+UNSAYING = (200, 202, 301)
+"""Statuses of answers without a body that says anything: an empty one, a page, another address."""
 REFUSED_MS = 1_250
 """So long an engine may wait after a refusal of an order that protects, before it sends another."""
 UNREAD_MS = 2_000
@@ -720,7 +722,10 @@ class Reading:
         posts = self._protecting
         late = {(row["time"], row["struck"]) for row in self.evidence.of_kind("fault") if row["do"] in HOLDING}
         held = [post for post in posts if (post.arrived, f"POST {post.path}") in late]
+        rows = self.evidence.of_kind("fault")
+        swallowed = {(row["time"], str(row.get("struck", ""))) for row in rows if row["do"] == "swallow"}
         lost = [post for post in posts if post.status == 0 or post.status >= 500]
+        lost += [p for p in posts if p.status in UNSAYING and (p.arrived, f"POST {p.path}") in swallowed]
         held += [post for post in lost if post.client_id not in self.placed_by_id]
         return [(post.sent, post.sent + SWALLOWED_MS) for post in held]
 

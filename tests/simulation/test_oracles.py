@@ -1796,6 +1796,18 @@ def test_a_reading_that_a_fault_refuses_to_an_engine_without_a_user_stream_is_wa
     assert found == [9_000, 7_000, 9_000]
 
 
+@pytest.mark.parametrize(("status", "usable"), [(0, 7_000), (200, 7_000), (301, 7_000), (403, 9_000), (503, 7_000)])
+def test_a_stop_that_is_swallowed_is_waited_for_whatever_is_answered(clean: Evidence, status: int, usable: int) -> None:
+    begun = clean.opened + 60_000
+    facts: Json = {"method": "POST", "path": "/fapi/v1/algoOrder", "status": status, "client_id": "vt-e0-99s1"}
+    asked = replace(clean.requests[-1], sent=begun, arrived=begun, answered=begun, **facts)
+    row = {"time": begun, "kind": "fault", "do": "swallow", "struck": "POST /fapi/v1/algoOrder"}
+    struck = replace(clean, requests=[asked], truth=[*clean.truth, row], rest_down=[])
+    assert reading.Reading(struck).usable(begun, begun + 9_000) == usable
+    calm = replace(struck, truth=clean.truth)
+    assert reading.Reading(calm).usable(begun, begun + 9_000) == (9_000 if 0 < status < 500 else usable)
+
+
 def test_time_without_rest_is_counted_once(clean: Evidence) -> None:
     found = reading.Reading(replace(clean, rest_down=[(0, 1_000), (100, 200)]))
     assert found.usable(0, 1_000) == 0
