@@ -34,6 +34,8 @@ REFUSED_MS = 1_250
 """So long an engine may wait after a refusal of an order that protects, before it sends another."""
 UNREAD_MS = 2_000
 """So long an engine may wait after a reading of the account that failed, before it reads it again."""
+LOOKED_UP_MS = 1_250
+"""So long an engine may wait after a look-up that failed, before it looks the order up again."""
 HOLDING = ("delay_request", "late")
 """Faults by which an order is placed late, or never."""
 BLOCKED, BAN_MS, PAUSES_MS = (418, 429), 60_000, (5_000, 10_000, 20_000, 40_000, 60_000)
@@ -692,12 +694,16 @@ class Reading:
         told = [row for row in rows if str(row.get("struck", "")).startswith("user ALGO_UPDATE")]
         lost = {row["time"] for row in told if row["do"] in UNTOLD}
         lost |= {row["time"] for row in rows if row["do"] == "forget_stops"}
-        deaf = self._deaf + [
+        return [(time, time) for time in sorted(lost)] + self._told_nothing
+
+    @cached_property
+    def _told_nothing(self) -> list[tuple[int, int]]:
+        """When user streams told nothing: they had lost their key, or were struck."""
+        return self._deaf + [
             (each.begin, each.until)
             for each in self.evidence.strikes
             if each.facts.get("category") == "private" or "private" in str(each.facts.get("on", ""))
         ]
-        return [(time, time) for time in sorted(lost)] + deaf
 
     def is_struck(self, begin: int, end: int) -> bool:
         return any(since <= end and until >= begin for since, until in self.felt)
@@ -707,10 +713,12 @@ class Reading:
 
         Not while it was down, nor while what protects was swallowed, held up by a fault, or refused by one whatever it
         was; nor in the minute after an answer that forbids requests and does not say for how long; nor for a moment
-        after a fault struck a reading of the account, while the user stream told nothing.
+        after a fault struck a reading of the account, or the look-up of an entry and the reading before it, while the
+        user stream told nothing.
         """
         left, at = 0, begin
-        for down, up in sorted([*self.evidence.rest_down, *self._held, *self._refused, *self._blocked, *self._unread]):
+        not_usable = self._held, self._refused, self._blocked, self._unread, self._unseen
+        for down, up in sorted([*self.evidence.rest_down, *(each for kind in not_usable for each in kind)]):
             left += max(0, min(down, end) - at)
             at = max(at, up)
         return left + max(0, end - at)
@@ -762,6 +770,26 @@ class Reading:
         asked = [each for each in asked if (each.arrived, f"GET {each.path}") in self.struck_requests]
         deaf = [(each.sent, each.sent + UNREAD_MS) for each in asked]
         return [(at, until) for at, until in deaf if any(since <= at <= end for since, end in self._deaf)]
+
+    @cached_property
+    def _unseen(self) -> list[tuple[int, int]]:
+        """Stretches for which look-ups of an entry that a fault struck keep an engine waiting, which hears of its fills
+        in no other way: its user stream tells nothing, and a fault struck the last reading of the account too."""
+        asked = [each for each in self.evidence.requests if each.method == "GET"]
+        readings = sorted((each for each in asked if each.path.endswith("/account")), key=lambda each: each.sent)
+        begins, names = [each.sent for each in readings], [(each, NAME.match(each.client_id)) for each in asked]
+        found = []
+        for each in (each for each, name in names if name and name[3] == "e" and self._is_struck_down(each)):
+            last = bisect.bisect_right(begins, each.sent) - 1
+            is_unread = last >= 0 and self._is_struck_down(readings[last])
+            if is_unread and any(since <= each.sent <= end for since, end in self._told_nothing):
+                found.append((each.sent, each.sent + LOOKED_UP_MS))
+        return found
+
+    def _is_struck_down(self, request: Request) -> bool:
+        """Whether a fault is why a request was not answered."""
+        struck = self.struck_requests.get((request.arrived, f"{request.method} {request.path}"), {})
+        return request.status != 200 and struck.get("do") in ("refuse", "swallow")
 
     @cached_property
     def _refused(self) -> list[tuple[int, int]]:

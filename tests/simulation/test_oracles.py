@@ -1796,6 +1796,26 @@ def test_a_reading_that_a_fault_refuses_to_an_engine_without_a_user_stream_is_wa
     assert found == [9_000, 7_000, 9_000]
 
 
+def test_a_look_up_that_a_fault_refuses_is_waited_for_where_nothing_else_tells_of_a_fill(clean: Evidence) -> None:
+    """Not where the user stream tells, where the last reading of the account was answered, or of another order."""
+    begun = clean.opened + 60_000
+    refused = replace(clean.requests[-1], method="GET", status=500, code=-1001)
+    read = replace(refused, sent=begun, arrived=begun, answered=begun, path="/fapi/v3/account", client_id="")
+    at = begun + 2_000
+    look_up = replace(refused, sent=at, arrived=at, answered=at, path="/fapi/v1/order", client_id="vt-e0-99e1")
+    rows: list[Json] = [
+        {"time": each.arrived, "kind": "fault", "do": "refuse", "struck": f"GET {each.path}"}
+        for each in (read, look_up)
+    ]
+    struck = replace(clean, requests=[read, look_up], truth=[*clean.truth, *rows], rest_down=[])
+    deaf = replace(struck, strikes=[Strike("deaf", begun - 9_000, begun + 9_000, {"category": "private"})])
+    answered = replace(deaf, requests=[replace(read, status=200), look_up])
+    other = replace(deaf, requests=[read, replace(look_up, client_id="vt-e0-99t1")])
+    cases = deaf, struck, answered, other, replace(deaf, truth=[*clean.truth, rows[0]])
+    found = [reading.Reading(each).usable(begun, begun + 9_000) for each in cases]
+    assert found == [7_750, 9_000, 9_000, 9_000, 9_000]
+
+
 @pytest.mark.parametrize(("status", "usable"), [(0, 7_000), (200, 7_000), (301, 7_000), (403, 9_000), (503, 7_000)])
 def test_a_stop_that_is_swallowed_is_waited_for_whatever_is_answered(clean: Evidence, status: int, usable: int) -> None:
     begun = clean.opened + 60_000
