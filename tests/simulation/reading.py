@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -28,6 +29,8 @@ STORED_AGAIN_MS = 6_000
 """So long after a disk is free again an engine may have rows that are not on it."""
 SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
+QUICK, SLOWED_MS = 4, 3_500
+"""And so long once so many for the same purpose of a position were lost before: stops and exits take turns then."""
 UNSAYING = (200, 202, 301)
 """Statuses of answers without a body that says anything: an empty one, a page, another address."""
 REFUSED_MS = 1_250
@@ -735,7 +738,12 @@ class Reading:
         lost = [post for post in posts if post.status == 0 or post.status >= 500]
         lost += [p for p in posts if p.status in UNSAYING and (p.arrived, f"POST {p.path}") in swallowed]
         held += [post for post in lost if post.client_id not in self.placed_by_id]
-        return [(post.sent, post.sent + SWALLOWED_MS) for post in held]
+        before, found = Counter[str](), []
+        for post in sorted(held, key=lambda post: post.sent):
+            kind = post.client_id.rstrip("0123456789")
+            found.append((post.sent, post.sent + (SWALLOWED_MS if before[kind] < QUICK else SLOWED_MS)))
+            before[kind] += 1
+        return found
 
     @property
     def _protecting(self) -> list[Request]:

@@ -1828,6 +1828,28 @@ def test_a_stop_that_is_swallowed_is_waited_for_whatever_is_answered(clean: Evid
     assert reading.Reading(calm).usable(begun, begun + 9_000) == (9_000 if 0 < status < 500 else usable)
 
 
+def test_who_loses_many_stops_and_exits_may_send_them_in_turn_each_3_s(clean: Evidence) -> None:
+    """As long as each is lost; the first four of a purpose are waited for no longer than 2 s, and none for 6 s."""
+    begun = clean.opened + 60_000
+    facts: Json = {"method": "POST", "path": "/fapi/v1/order", "status": 503, "client_id": ""}
+    lost = replace(clean.requests[-1], **facts)
+
+    def usable(every_ms: int, *names: str) -> int:
+        sent = [begun + number * every_ms for number in range(len(names))]
+        posts = [
+            replace(lost, client_id=f"vt-e0-99{name}", sent=at, arrived=at, answered=at)
+            for at, name in zip(sent, names, strict=True)
+        ]
+        found = reading.Reading(replace(clean, requests=posts, rest_down=[]))
+        return found.usable(begun, begun + every_ms * len(names))
+
+    stops, exits = [f"s{number}" for number in range(1, 9)], [f"x{number}" for number in range(1, 9)]
+    assert usable(3_000, *stops) == 4 * 1_000
+    assert usable(3_000, *(name for pair in zip(stops, exits, strict=True) for name in pair)) == 8 * 1_000
+    assert usable(1_500, *stops) == 0
+    assert usable(6_000, *stops) == 4 * 4_000 + 4 * 2_500
+
+
 def test_time_without_rest_is_counted_once(clean: Evidence) -> None:
     found = reading.Reading(replace(clean, rest_down=[(0, 1_000), (100, 200)]))
     assert found.usable(0, 1_000) == 0
