@@ -157,8 +157,8 @@ def an_unanswered_cancel(harness: Harness) -> None:
         (an_exit, "vt-e-1x1", "NO_UPDATE", 2_000),
         (a_stale_stop, STOP, "STALE", 10_000),
         (an_unanswered_cancel, ENTRY, "STALE", 10_000),
-        (a_failed_look_up, STOP, "LOOKUP_UNKNOWN", 2_500),  # an eighth of its age
-        (a_look_up_that_finds_nothing, STOP, "LOOKUP_REFUSED", 2_500),
+        (a_failed_look_up, STOP, "LOOKUP_UNKNOWN", 2_000),
+        (a_look_up_that_finds_nothing, STOP, "LOOKUP_REFUSED", 2_000),
     ],
     ids=["entry", "exit", "stop", "cancel", "failed look-up", "nothing found"],
 )
@@ -172,6 +172,21 @@ def test_a_look_up_says_why_it_was_wanted(
         found = next_of(LookupOrder, harness)
     assert found.reason == reason
     assert harness.time <= since + after_ms
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.REFUSED, -2013), (Outcome.UNKNOWN, -1001)], ids=["finds nothing", "fails"]
+)
+def test_a_stop_that_is_not_listed_is_looked_up_again_soon_however_old_it_is(outcome: Outcome, code: int) -> None:
+    """It counts as cover until three answers say that it is gone; a take-profit covers nothing, and can wait."""
+    harness = Harness().in_position()
+    harness.time = 3_600_000
+    harness.note(harness.monitor.on_snapshot(replace(what_is_held(10), time=harness.time)))
+    for name, pause in ((STOP, 2_000), (TARGET, 3_600_000 // 8)):
+        since = harness.time
+        harness.reply(name, "lookup", outcome, code)
+        due = harness.monitor.orders[name].row.lookup_at
+        assert pause - 1_000 <= due - since <= pause
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from voltrade.orders.order_queries import (
     is_algo,
     is_done,
     is_live_at_exchange,
+    is_of,
+    is_waiting,
     next_lookup_at,
     orders_looked_up_again,
     rest_is_stuck,
@@ -318,6 +320,8 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     if outcome != states.ACCEPTED:
         reason = states.LOOKUP_UNKNOWN if outcome == states.UNKNOWN_OUTCOME else states.LOOKUP_REFUSED
         pause = 0 if code == states.CODE_TOO_MANY_REQUESTS else (time - order.time) // states.LOOKUP_AGE_DIVISOR
+        if is_of(symbol, order, states.STOP) and is_waiting(order):  # it counts as cover until it is known to be gone
+            pause = min(pause, states.LOOKUP_STOP_MS)
         order.lookup_at = time + max(states.RETRY_AFTER_MS * orders_looked_up_again(symbol), pause)
         order.lookup_reason = reason
         if outcome == states.ABSENT:

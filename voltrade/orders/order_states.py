@@ -210,8 +210,9 @@ LOOKUP_AFTER_MS = 2_000
 READ_ACCOUNT_EVERY_MS = 4_000
 """Shortest pause between two readings of the account because an order can't be looked up; half of the order's age,
 where that is longer."""
-LOOKUP_AGE_DIVISOR = 8
-"""An order that can't be looked up is looked up again after its age divided by this, but not before RETRY_AFTER_MS."""
+LOOKUP_AGE_DIVISOR, LOOKUP_STOP_MS = 8, 2_000
+"""An order that can't be looked up is looked up again after its age divided by this, but not before RETRY_AFTER_MS; the
+stop of an open position that counts as waiting, after LOOKUP_STOP_MS at the latest."""
 MAX_ENTRY_FAILURES = 3
 """Trading halts after this many entries in a row that were never placed, or refused with another reaction than RETRY
 and LOOKUP. A fill begins the count anew; `resume` doesn't: the next such entry halts again."""
