@@ -529,6 +529,9 @@ class OrderMonitor:
         self._check.note_positions(ours, theirs)
         if self.reconciled:
             return []
+        is_foreign = self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS and theirs * ours > ours * ours
+        if is_foreign and not is_behind and self._check.accounts_for_all(snapshot):
+            self._row["agreed_at"] = snapshot.time  # a kept position's stop needs to cover our own lots alone
         self._row["snapshot_at"] = NEVER  # the growing pause replaces earlier requests of single orders
         is_unnamed = bool(self._check.unknown_orders(snapshot))  # the lots may be ours, and without a stop
         spared = states.QUICK_TRIES if is_unnamed else 0

@@ -603,6 +603,27 @@ def test_a_session_that_keeps_its_position_ends_when_the_exchange_has_confirmed_
     assert core.finished
 
 
+@pytest.mark.parametrize(
+    ("held", "lists_stop", "readings"),
+    [(14, True, 5), (14, False, 0), (6, True, 0), (-4, True, 0)],
+    ids=["more lots", "without the stop", "fewer lots", "the other side"],
+)
+def test_a_session_that_keeps_its_position_ends_although_somebody_has_added_to_it(
+    held: int, lists_stop: bool, readings: int
+) -> None:
+    """What nobody explains for long is somebody else's: the stop needs to cover our own lots, and is confirmed."""
+    core = a_core()
+    a_position(core)
+    resting = a_stop(core)
+    core.handle(Operator(6, "protect", "bye", final=True))
+    finished = []
+    for at in range(1, 8):
+        shown = replace(a_snapshot(at * 100_000, held), algo_orders=(resting,) if lists_stop else ())
+        core.handle(shown)
+        finished.append(core.finished)
+    assert finished.count(True) == (8 - readings if readings else 0)
+
+
 def test_a_refusal_that_nobody_knows_halts_until_a_person_has_looked() -> None:
     core = a_core()
     a_position(core)

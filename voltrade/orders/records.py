@@ -116,10 +116,11 @@ SYMBOL = record_dtype(
 
 `snapshot_at` and `snapshot_reason`: when to read the account, NEVER where nothing asks for it, and why.
 `unexplained_lots`: signed lots of the last snapshot's position if its trades don't explain it, else 0. `agreed_at`:
-when a snapshot last agreed and listed every order. `account_read_at`: when the account was last read because an order
-could not be looked up. `mark_is_last_price`: whether `mark_e8` is the last trade's price, since the exchange's mark
-price isn't known. `nothing_to_reduce`: the exchange has refused an exit since the last fill because there was
-nothing to close. `largest_order`: the largest exit that the exchange takes by its filters, 0 while unknown;
+when a snapshot last agreed, or had more lots that count as foreign, and listed every order. `account_read_at`: when the
+account was last read because an order could not be looked up. `mark_is_last_price`: whether `mark_e8` is the last
+trade's price, since the exchange's mark price isn't known. `nothing_to_reduce`: the exchange has refused an exit since
+the last fill because there was nothing to close. `largest_order`: the largest exit that the exchange takes by its
+filters, 0 while unknown;
 `largest_guess`: likewise after a refusal as too large of this position's orders, 0 for none. `price_step` and
 `quantity_step`: ticks and lots of which all prices and quantities that are sent are multiples. `halt_wanted`:
 why trading must halt until an operator resumes it; `halt_applied`: the same, once the breaker has halted.
