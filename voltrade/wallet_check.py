@@ -115,7 +115,8 @@ class WalletCheck:
         """Return what the difference of a snapshot's wallet from ours is made of.
 
         None where its income history doesn't say that: it wasn't read, or is behind the wallet; where the stream may
-        still tell what it says; or where the wallet may be older than the newest fill or payment that our books have.
+        still tell what it says; where no trade in it can have made what is left, so that the wallet may be an old one;
+        or where the wallet may be older than the newest fill or payment that our books have.
 
         Args:
             snapshot: with the wallet, and its history since `since`.
@@ -133,6 +134,8 @@ class WalletCheck:
         if untold and max(untold) > snapshot.time - TOLD_WITHIN_MS:
             return None
         others = snapshot.wallet - ours - funding - transfers
+        if others and all(row.kind not in TRADED for row in rows):
+            return None
         told_at = max((time for time, *_ in self.told), default=0) if funding or transfers else 0
         newest = max(told_at, self.filled_at if others else 0)
         if newest > snapshot.time - NEAR_MS and all(row.time < newest for row in rows):

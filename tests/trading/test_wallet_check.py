@@ -189,6 +189,10 @@ def test_a_payment_that_is_told_twice_is_booked_once() -> None:
     assert books(core) == (11_000, 1_000, 0, 0)
 
 
+def others(time: int) -> Income:
+    return Income(time, "REALIZED_PNL", money(20), "BTCUSDT")
+
+
 def test_a_wallet_that_may_lack_a_fill_of_ours_is_no_trade_of_others() -> None:
     """A wallet may be read from before a fill of ours, up to 15 s ago, whether its history has the fill or not."""
     core = opened()
@@ -201,7 +205,19 @@ def test_a_wallet_that_may_lack_a_fill_of_ours_is_no_trade_of_others() -> None:
     current = replace(stale, income=(Income(160_000, "COMMISSION", money(-50), "BTCUSDT"),))
     for each in (stale, current):
         assert check.shares(each, money(950), {"BTCUSDT"}) is None
-    assert check.shares(replace(stale, time=175_000), money(950), {"BTCUSDT"}) == Shares(others=money(50))
+    later = replace(current, time=175_000, wallet=money(970), income=(*current.income, others(166_000)))
+    assert check.shares(later, money(950), {"BTCUSDT"}) == Shares(others=money(20))
+
+
+def test_no_trade_of_others_is_found_where_the_history_has_none() -> None:
+    """The wallet of 25 s ago, from before a fill of ours, is that of the last agreement; a restart has forgotten the
+    fill's time."""
+    check = WalletCheck()
+    check.note_agreement(118_000, money(1_000))
+    of_ours = Income(123_000, "COMMISSION", money(-50), "BTCUSDT")
+    for income in ((), (of_ours,)):
+        stale = replace(a_snapshot(144_000), wallet=money(1_000), income=income)
+        assert check.shares(stale, money(950), {"BTCUSDT"}) is None
 
 
 def test_a_fill_that_wallet_and_history_have_need_not_be_waited_for() -> None:
