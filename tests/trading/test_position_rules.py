@@ -505,6 +505,31 @@ def test_an_exit_that_fills_in_part_ends_the_growing_of_the_pauses() -> None:
     assert harness.monitor.next_due - harness.time == 1_000
 
 
+def test_exits_that_expire_unfilled_again_and_again_are_sent_with_growing_pauses() -> None:
+    """Beyond the price limits of the exchange each expires at once: they would be sent as fast as it answers."""
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    pauses = []
+    for number in range(1, 9):
+        harness.accept(f"vt-e-1x{number}")
+        sent = intents(harness.order(f"vt-e-1x{number}", "EXPIRED"))
+        pauses.append(0 if sent else harness.monitor.next_due - harness.time)
+        if not sent:
+            harness.time = harness.monitor.next_due
+            sent = intents(harness.note(harness.monitor.on_time(harness.time)))
+        assert [each.order.client_order_id for each in sent if each.purpose is Purpose.EXIT] == [f"vt-e-1x{number + 1}"]
+    assert pauses == [0, 0, 0, 1_000, 2_000, 4_000, 4_000, 4_000]
+
+
+def test_an_exit_of_which_a_part_filled_is_followed_at_once() -> None:
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    for number in range(1, 7):
+        harness.accept(f"vt-e-1x{number}")
+        harness.order(f"vt-e-1x{number}", "PARTIALLY_FILLED", 1)
+        assert len(intents(harness.order(f"vt-e-1x{number}", "EXPIRED"))) == 1
+
+
 def fill_of(core: TradingCore, name: str, order_id: int, trade_id: int, lots: int, **more: Any) -> list[Output]:
     update = OrderUpdate(9, "BTCUSDT", name, order_id, Side.SELL, OrderType.MARKET, "FILLED", "TRADE", lots, lots)
     return core.handle(replace(update, trade_id=trade_id, last_quantity=lots, last_price=1_000, **more))[1]

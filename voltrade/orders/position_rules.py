@@ -65,10 +65,20 @@ def apply_order_update(
     else:
         is_filled = order.filled >= order.quantity and not states.IS_DONE[order.state]
         apply_status(symbol, order, states.FILLED if is_filled else status, time)
+        _pause_exits(symbol, order, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
         schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.FILL_MISSING)
     _cancel_leftover(account, symbol, row, time)
     sync_orders(account, symbol, time)
+
+
+@compiled_part
+def _pause_exits(symbol: Record, order: Record, time: int) -> None:
+    """Let the next exit wait where one has expired unfilled and QUICK_TRIES were sent: further ones may expire too."""
+    position, is_over = symbol.position, order.state == states.EXPIRED and is_unfilled(order)
+    if is_over and is_of(symbol, order, states.EXIT) and position.exits >= states.QUICK_TRIES:
+        pause = states.RETRY_AFTER_MS << protect_doublings(position.exits)
+        position.exit_retry_at = max(position.exit_retry_at, time + pause)
 
 
 @compiled_part
