@@ -498,6 +498,41 @@ def spent(more: int) -> Doctor:
     return doctor
 
 
+def started_again(*after_ms: int) -> Doctor:
+    """The engine is killed and started again so long after the last request but one."""
+
+    def doctor(found: Evidence) -> Evidence:
+        times = [found.requests[-2].arrived + ms for ms in after_ms]
+        begins, whole = [found.lives[0].begin, *times], found.lives[0]
+        ends = [*((time, "killed") for time in times), (whole.end, whole.how)]
+        lives = [replace(whole, begin=at, end=end, how=how) for at, (end, how) in zip(begins, ends, strict=True)]
+        return replace(found, lives=lives)
+
+    return doctor
+
+
+def revived(do: str = "late", told_after: int = 0) -> Doctor:
+    """An entry under a new id that a fault held up, beside the first; a journal had told it as never placed."""
+
+    def doctor(found: Evidence) -> Evidence:
+        found, name = of_truth(entered_again)(found), "vt-sim-1e2"
+        placed = next(row["time"] for row in found.truth if row.get("client_order_id") == name)
+        sent = placed - 25_000
+        post = next(each for each in found.requests if each.client_id == "vt-sim-1e1")
+        post = replace(post, client_id=name, sent=sent, arrived=sent, answered=sent + 10, status=503)
+        held = {"time": sent, "kind": "fault", "do": do, "struck": f"POST {post.path}"}
+        at = next(n for n, row in enumerate(found.truth) if row.get("time", 0) >= sent)
+        now, rows = placed + told_after, found.journals[0]
+        body = {"time": now, "symbol": "BTCUSDT", "code": "NOT_PLACED", "text": f"{name} was never placed"}
+        row_at = next(n for n, row in enumerate(rows) if row.time >= now)
+        journal = [*rows[:row_at], JournalRow(0, now, "Alert", body), *rows[row_at:]]
+        requests = sorted([*found.requests, post], key=lambda each: each.sent)
+        truth = [*found.truth[:at], held, *found.truth[at:]]
+        return replace(found, truth=truth, requests=requests, journals=[journal])
+
+    return doctor
+
+
 def over_and_over(count: int, each_ms: int = 1_000, **facts: Any) -> Doctor:
     """The last request is sent so many times more, each second if not said otherwise."""
 
@@ -1864,6 +1899,29 @@ def test_an_entry_that_is_sent_again_under_a_new_id_is_seen(clean: Evidence) -> 
     """It breaks more than one rule: nobody intended it, and it is twice what the signal asked for."""
     found = seen(judge(of_truth(entered_again)(clean)))
     assert found >= {"O3 entered twice", "O7 no intent", "O9 position too large", "O1 position differs"}
+
+
+@pytest.mark.parametrize(
+    ("doctor", "is_too_large"),
+    [(revived(), False), (revived("swallow"), True), (revived(told_after=1), True)],
+    ids=["held up until it was given up", "not held up", "given up later"],
+)
+def test_an_entry_that_comes_after_it_was_given_up_makes_no_position_too_large(
+    clean: Evidence, doctor: Doctor, is_too_large: bool
+) -> None:
+    assert ("O9 position too large" in seen(judge(doctor(clean)))) == is_too_large
+
+
+@pytest.mark.parametrize(
+    ("more", "deaths", "is_too_much"),
+    [(241, [500], True), (340, [500, 700], False), (341, [500, 700], True), (241, [500, 60_000], True)],
+    ids=["of one engine", "of two", "too much of two", "of one, and of one after it"],
+)
+def test_a_second_engine_that_is_started_in_a_minute_may_use_what_its_start_costs(
+    clean: Evidence, more: int, deaths: list[int], is_too_much: bool
+) -> None:
+    found = oracles.o10_polite(both(spent(more), started_again(*deaths))(clean))
+    assert ("O10 weight" in seen(found)) == is_too_much
 
 
 def test_each_oracle_is_shown_to_fire_twice() -> None:
