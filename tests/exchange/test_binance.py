@@ -183,6 +183,24 @@ def test_a_late_second_close_leaves_the_next_connection_alone() -> None:
     on_a_harness(story)
 
 
+@pytest.mark.parametrize(("asked_s", "waits"), [(None, False), (20.0, True)])
+def test_a_socket_that_cannot_be_opened_is_not_held_up_but_where_the_exchange_asks_for_it(
+    asked_s: float | None, waits: bool
+) -> None:
+    """Dials failed for 34 s, and the next one came 25 s after the streams could be reached again: this was once so."""
+
+    async def story(harness: Harness) -> None:
+        url = f"{harness.fake.stream}/market/ws/0"
+        for _ in range(8):
+            client = harness.exchange.client(url)
+            client.dial_failed, client.last_retry_after = True, asked_s
+            client.on_error(ccxt.NetworkError("refused"))
+            assert harness.exchange.client(url) is not client
+        assert (harness.exchange.ws_dial_delay(url) > 15) is waits
+
+    on_a_harness(story)
+
+
 def test_requests_are_signed_with_the_injected_time() -> None:
     async def story(harness: Harness) -> None:
         harness.clock.now = 1_700_000_000_123

@@ -145,6 +145,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self._redaction = Redaction()
         self._record: Callable[[UsdmExchange, Exchanged], None] = RECORDER.get(lambda exchange, exchanged: None)
         self._proxies: dict[str, str] = {}
+        self.ws_dial_backoff: dict[str, Any] = {}
         super().__init__(config)
         for secret in (self.apiKey, self.secret):
             self.add_secret(secret)
@@ -346,7 +347,14 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self.on_connection(client, False)
 
     def on_error(self, client: Client, error: Any) -> None:
+        """Report a socket that failed, or could not be opened.
+
+        After the latter ccxt would double the pause before the next one, up to 30 s; the streams have pauses of their
+        own, so only one that the exchange asked for is kept.
+        """
         super().on_error(client, error)
+        if getattr(client, "last_retry_after", None) is None:
+            self.ws_dial_backoff.pop(client.url, None)
         self.on_connection(client, False)
 
 
