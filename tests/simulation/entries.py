@@ -36,6 +36,8 @@ APART_MS = 1_000
 """Entries are this far apart at least."""
 NEAR = Decimal("0.95")
 """Of a limit on losses: equity is valued at other moments than the judge's."""
+AGED_MS = 10_000
+"""How old the last price may be at an entry."""
 VALUED_MS = 15_000
 """How old the price may be at which a loss was seen."""
 CHANGING = ("filters", "brackets")
@@ -101,12 +103,31 @@ def _openings(reading: Reading) -> dict[int, int]:
 
 
 def expected(reading: Reading, halts: Sequence[Halt]) -> tuple[int, int]:
-    """Return how many entries were due outside of faults and the 10 s after, and how many of these the venue got."""
-    due = [each for each in signals(reading) if not is_felt(reading, each.time - FAULT_LASTS_MS, each.time)]
+    """Return how many entries were due outside of faults and the 10 s after, and how many of these the venue got.
+
+    While a breaker halts, no position keeps a signal from being due; so due is then no more than what the session
+    without faults entered meanwhile, where that is known.
+    """
+    due = [each for each in signals(reading) if not _is_near_fault(reading, each.time)]
     told = [halt for halt in halts if halt[0] == "operator"]
     sent = [each for each in due if each.client_id and reading.reached(each.client_id)]
     missed = [each for each in due if each not in sent and not is_borne_out(reading, told, each)]
-    return len(sent) + len(missed), len(sent)
+    breaker = [halt for halt in halts if halt[0] == "breaker"]
+    halted = sum(each.code == "ON_HOLD" and _is_halted(breaker, each.time) for each in missed)
+    lost = _entered_without_faults(reading, breaker)
+    return len(sent) + len(missed) - halted + (halted if lost is None else min(halted, lost)), len(sent)
+
+
+def _is_near_fault(reading: Reading, time: int) -> bool:
+    return is_felt(reading, time - FAULT_LASTS_MS, time)
+
+
+def _entered_without_faults(reading: Reading, halts: Sequence[Halt]) -> int | None:
+    """How many entries the session without faults sent during halts, near faults left out; None where unknown."""
+    times = reading.evidence.clean_entries
+    if times is None:
+        return None
+    return sum(_is_halted(halts, time) and not _is_near_fault(reading, time) for time in times)
 
 
 def missed(reading: Reading, halts: Sequence[Halt]) -> list[Signal]:
@@ -267,6 +288,14 @@ def _is_far(reading: Reading, signal: Signal) -> bool:
     return 2 * (distance + 2 * tick) > price * (1 / Decimal(leverage) - Decimal("0.025"))
 
 
+def _is_stale(reading: Reading, signal: Signal) -> bool:
+    """Whether the bar closed near a fault, and was made up for so late that its price is none any more."""
+    if not signal.bar:
+        return False
+    closed: int = signal.bar["close_time"]
+    return signal.time - closed > AGED_MS and _is_near_fault(reading, closed)
+
+
 def _is_off_mark(reading: Reading, signal: Signal) -> bool:
     """Whether the tape moved by half of the allowed distance in the last minute: the mark follows it."""
     prices = [Decimal(price) for _, price, _, time, _ in reading.evidence.tape if 0 <= signal.time - time < COMPARED_MS]
@@ -299,6 +328,7 @@ CHECKS: dict[str, Callable[[Reading, Signal], bool]] = {
     "PAUSED": _is_over,
     "NOT_RECONCILED": _is_unread,
     "SYMBOL_CHANGED": _is_not_trading,
+    "STALE_PRICE": _is_stale,
     "OFF_MARK": _is_off_mark,
     "UNKNOWN_ORDER": _is_on_its_way,
     "IN_POSITION": _is_open,
@@ -309,7 +339,7 @@ CHECKS: dict[str, Callable[[Reading, Signal], bool]] = {
     "DAILY_BUDGET": _is_spent,
     **{rule: lambda reading, signal: is_reached(reading, signal.code, signal.time) for rule in TRADING_RULES},
 }
-"""By a refusal's code, what bears it out. LINK_DOWN and STALE_PRICE have nothing: streams and prices are there."""
+"""By a refusal's code, what bears it out. LINK_DOWN has nothing: streams are there."""
 
 
 # --- the account as the venue has it ----------------------------------------------------------------------------------

@@ -157,6 +157,9 @@ BORNE_OUT: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("NOT_RECONCILED", 300, True, {"lives": [Life(at(295), at(825), "ended", "DURATION_END")]}),
     ("LINK_DOWN", 300, False, {}),
     ("STALE_PRICE", 300, False, {}),
+    ("STALE_PRICE", 300, True, {"strikes": [struck(240, 270)], "bar": {"close_time": at(275)}}),
+    ("STALE_PRICE", 300, False, {"strikes": [struck(240, 270)], "bar": {"close_time": at(281)}}),
+    ("STALE_PRICE", 285, False, {"strikes": [struck(240, 270)], "bar": {"close_time": at(275)}}),
     ("OFF_MARK", 300, False, {}),
     ("UNKNOWN_ORDER", 300, False, {"requests": [asked(290, 1)]}),
     ("UNKNOWN_ORDER", 300, True, {"requests": [asked(290, 20)]}),
@@ -202,7 +205,7 @@ def test_a_refusal_is_borne_out_by_what_is_outside_of_the_engine(
 
 def test_each_refusal_of_the_table_is_judged_both_ways_or_has_nothing_that_bears_it_out() -> None:
     told = {(code, is_so) for code, _, is_so, _ in BORNE_OUT}
-    nothing = {"ON_HOLD", "LINK_DOWN", "STALE_PRICE", entries.NO_WORD}
+    nothing = {"ON_HOLD", "LINK_DOWN", entries.NO_WORD}
     rules = {"DRAWDOWN", "LOSING_STREAK", "TRADES_PER_DAY"}  # as DAILY_LOSS: see the trips below
     assert {code for code, is_so in told if is_so} == entries.CHECKS.keys() - rules - {"OFF_MARK"}
     assert {code for code, is_so in told if not is_so} == (entries.CHECKS.keys() | nothing) - rules
@@ -251,6 +254,20 @@ def test_a_signal_that_is_held_back_by_an_operator_is_not_due() -> None:
     paused = row(100, "Operator", action="pause", reason="")
     assert due(played({300: "PAUSED"}, paused)) == (0, 0)
     assert due(played({300: "PAUSED"})) == (1, 0)
+
+
+def test_during_a_halt_no_more_is_due_than_the_session_without_faults_entered() -> None:
+    """Flat to its end, a halted session has many times the signals that can be entered: 61 of them, where the session
+    without faults had 23 entries, were due once."""
+    halt = row(300, "BreakerChange", mode="HALTED", rule="ON_HOLD", reason="")
+    told = {200: "", **dict.fromkeys(range(320, 820, 10), "ON_HOLD")}
+    clean = [at(200), at(250), at(315), at(400), at(505), at(600)]
+    facts: dict[str, Any] = {"strikes": [struck(500, 510)]}
+    assert due(played(told, halt, clean_entries=clean, **facts)) == (1 + 3, 1)  # one entered during the fault
+    assert due(played(told, halt, **facts)) == (1 + 47, 1)
+    assert due(played(told, clean_entries=clean, **facts)) == (1 + 47, 1)
+    wedged = {200: "", **dict.fromkeys(range(320, 820, 10), "LINK_DOWN")}
+    assert due(played(wedged, halt, clean_entries=clean, **facts)) == (1 + 47, 1)
 
 
 def test_without_a_fault_each_signal_is_due_and_nothing_halts() -> None:
