@@ -105,6 +105,7 @@ def _openings(reading: Reading) -> dict[int, int]:
 def expected(reading: Reading, halts: Sequence[Halt]) -> tuple[int, int]:
     """Return how many entries were due outside of faults and the 10 s after, and how many of these the venue got.
 
+    One that was intended and had not left when the operator stopped it, or the engine died, within 250 ms is not due.
     While a breaker halts, no position keeps a signal from being due; so due is then no more than what the session
     without faults entered meanwhile, where that is known.
     """
@@ -112,6 +113,7 @@ def expected(reading: Reading, halts: Sequence[Halt]) -> tuple[int, int]:
     told = [halt for halt in halts if halt[0] == "operator"]
     sent = [each for each in due if each.client_id and reading.reached(each.client_id)]
     missed = [each for each in due if each not in sent and not is_borne_out(reading, told, each)]
+    missed = [each for each in missed if not _is_kept_back(reading, told, each)]
     breaker = [halt for halt in halts if halt[0] == "breaker"]
     halted = sum(each.code == "ON_HOLD" and _is_halted(breaker, each.time) for each in missed)
     lost = _entered_without_faults(reading, breaker)
@@ -139,7 +141,7 @@ def missed(reading: Reading, halts: Sequence[Halt]) -> list[Signal]:
     for each in signals(reading):
         if each.client_id in reading.posts or is_felt(reading, each.time - CALM_MS, each.time):
             continue
-        if _is_halted(halts, each.time) or (each.client_id and _is_held(reading, halts, each.time)):
+        if _is_halted(halts, each.time) or _is_kept_back(reading, halts, each):
             continue
         if not is_borne_out(reading, halts, each):
             found.append(each)
@@ -170,9 +172,11 @@ def _is_halted(halts: Sequence[Halt], time: int, within: int = NEWS_MS) -> bool:
     return any(begin <= time and (end < 0 or time <= end + within) for _, begin, end in halts)
 
 
-def _is_held(reading: Reading, halts: Sequence[Halt], time: int) -> bool:
-    """Whether an entry that was intended at a time was halted, or its engine ended, before it left."""
-    ends = [life.end for life in reading.evidence.lives]
+def _is_kept_back(reading: Reading, halts: Sequence[Halt], signal: Signal) -> bool:
+    """Whether an entry that was intended was halted, or its engine ended, before it left."""
+    if not signal.client_id or signal.client_id in reading.posts:
+        return False
+    time, ends = signal.time, [life.end for life in reading.evidence.lives]
     return _is_halted(halts, time + SENDS_MS) or any(time <= end <= time + SENDS_MS for end in ends)
 
 

@@ -256,6 +256,18 @@ def test_a_signal_that_is_held_back_by_an_operator_is_not_due() -> None:
     assert due(played({300: "PAUSED"})) == (1, 0)
 
 
+@pytest.mark.parametrize(("after_ms", "is_due"), [(1, False), (17, False), (251, True)])
+def test_an_entry_that_had_not_left_when_the_engine_was_killed_is_not_due(after_ms: int, is_due: bool) -> None:
+    death, facts = at(300) + after_ms, {"time": at(300), "bar_number": FIRST + 60, "side": 1, "purpose": "e"}
+    order = {"client_order_id": "vt-e0-1e1", "symbol": "B", "side": 1, "reduce_only": False, "close_position": False}
+    meant = JournalRow(0, at(300), "OrderIntent", {**facts, "reason": "", "order": order})
+    lives = [Life(at(-30), death, "killed", ""), Life(death + 1_500, at(DURATION_S), "ended", "DURATION_END")]
+    found = played({300: entries.NO_WORD}, meant, lives=lives)
+    assert due(found) == (int(is_due), 0)
+    lost = Request(at(300) + 5, -1, -1, "POST", "/fapi/v1/order", "vt-e0-1e1", 0, 0, 0, 1, True)
+    assert due(replace(found, requests=[lost])) == (1, 0)
+
+
 def test_during_a_halt_no_more_is_due_than_the_session_without_faults_entered() -> None:
     """Flat to its end, a halted session has many times the signals that can be entered: 61 of them, where the session
     without faults had 23 entries, were due once."""
