@@ -18,6 +18,7 @@ from voltrade.orders.order_queries import (
     is_done,
     is_live_at_exchange,
     is_of,
+    is_unfilled,
     is_waiting,
     next_lookup_at,
     orders_looked_up_again,
@@ -336,6 +337,15 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
     if order.purpose == states.ENTRY and is_open and time >= stale_at(symbol, order):
         move_to(order, status)
         cancel(account, symbol, row, time, states.STALE)
+
+
+@compiled_part
+def pause_exits(symbol: Record, order: Record, time: int) -> None:
+    """Let the next exit wait where one has expired unfilled and QUICK_TRIES were sent: further ones may expire too."""
+    position, is_over = symbol.position, order.state == states.EXPIRED and is_unfilled(order)
+    if is_over and is_of(symbol, order, states.EXIT) and position.exits >= states.QUICK_TRIES:
+        pause = states.RETRY_AFTER_MS << protect_doublings(position.exits)
+        position.exit_retry_at = max(position.exit_retry_at, time + pause)
 
 
 @compiled_part

@@ -38,6 +38,7 @@ from voltrade.orders.order_rules import (
     apply_status,
     cancel,
     new_order,
+    pause_exits,
     protect_doublings,
     schedule_account_read,
     start_closing,
@@ -52,10 +53,7 @@ from voltrade.orders.records import add_output, note_row
 def apply_order_update(
     account: Record, symbol: Record, row: int, status: int, reported: int, order_id: int, time: int
 ) -> None:
-    """Apply an update of an ordinary order, or of the order that a conditional one became.
-
-    Its fill, if any, must be counted already.
-    """
+    """Apply an update of an ordinary order, or of what a conditional one became; its fill must be counted already."""
     order = symbol.orders[row]
     if reported > order.reported:
         order.reported, order.updated_at = reported, time
@@ -65,20 +63,11 @@ def apply_order_update(
     else:
         is_filled = order.filled >= order.quantity and not states.IS_DONE[order.state]
         apply_status(symbol, order, states.FILLED if is_filled else status, time)
-        _pause_exits(symbol, order, time)
+        pause_exits(symbol, order, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
         schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.FILL_MISSING)
     _cancel_leftover(account, symbol, row, time)
     sync_orders(account, symbol, time)
-
-
-@compiled_part
-def _pause_exits(symbol: Record, order: Record, time: int) -> None:
-    """Let the next exit wait where one has expired unfilled and QUICK_TRIES were sent: further ones may expire too."""
-    position, is_over = symbol.position, order.state == states.EXPIRED and is_unfilled(order)
-    if is_over and is_of(symbol, order, states.EXIT) and position.exits >= states.QUICK_TRIES:
-        pause = states.RETRY_AFTER_MS << protect_doublings(position.exits)
-        position.exit_retry_at = max(position.exit_retry_at, time + pause)
 
 
 @compiled_part
