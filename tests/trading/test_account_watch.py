@@ -169,6 +169,10 @@ def test_a_trigger_that_is_passed_and_of_which_nothing_is_told_has_the_account_r
     watch.note_passed(20_000, [])
     watch.note_passed(20_100, ["s"])
     assert watch.is_due(20_100 + REPORT_WITHIN_MS)
+    watch.on_event(READ, 22_200)
+    watch.note_passed(22_300, [])
+    watch.note_passed(22_400, ["s"])  # a price that comes and goes asks for no reading each time
+    assert not watch.is_due(22_400 + REPORT_WITHIN_MS)
 
 
 def test_a_trigger_that_is_passed_and_reported_needs_no_reading() -> None:
