@@ -166,8 +166,8 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
 
     The first stop is sent at once, another when the position has grown, or when the first's price was that of the last
     trade because a fill's own had not arrived yet; then the older one is cancelled. One that somebody else has
-    cancelled, or that is gone, is sent again, and trading halts; one that expired or was never placed is sent again. A
-    position that is closing needs a stop only if its exits fail.
+    cancelled, or that is gone, is sent again, and trading halts; one that expired, was rejected after it was accepted,
+    or was never placed is sent again. A position that is closing needs a stop only if its exits fail.
     """
     position, row = symbol.position, newest_stop(symbol)
     if row >= 0 and not is_done(symbol.orders[row]):
