@@ -13,6 +13,7 @@ from voltrade.model import NEVER
 from voltrade.orders import order_states as states
 from voltrade.orders import records
 from voltrade.orders.order_queries import (
+    exposed_lots,
     has_room,
     is_algo,
     is_done,
@@ -340,12 +341,39 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
 
 
 @compiled_part
-def pause_exits(symbol: Record, order: Record, time: int) -> None:
-    """Let the next exit wait where one has expired unfilled and QUICK_TRIES were sent: further ones may expire too."""
-    position, is_over = symbol.position, order.state == states.EXPIRED and is_unfilled(order)
-    if is_over and is_of(symbol, order, states.EXIT) and position.exits >= states.QUICK_TRIES:
+def on_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
+    """Apply the end of an order of the open position that neither filled nor triggered, and that we didn't cancel.
+
+    The exchange, or whoever ended it, may end the next one too. The next exit waits once QUICK_TRIES were sent. The
+    newest stop counts as a try, as a refused one does; see `_on_stop_ended`.
+    """
+    position = symbol.position
+    if not is_unfilled(order) or order.cancel_reason != states.NONE:
+        return
+    if is_of(symbol, order, states.EXIT) and position.exits >= states.QUICK_TRIES:
         pause = states.RETRY_AFTER_MS << protect_doublings(position.exits)
         position.exit_retry_at = max(position.exit_retry_at, time + pause)
+    is_newest_stop = is_of(symbol, order, states.STOP) and order.count == position.stops and order.order_id == 0
+    if is_newest_stop and position.rest_reason == states.NONE and exposed_lots(symbol, time) > 0:
+        _on_stop_ended(account, symbol, order, time)
+
+
+@compiled_part
+def _on_stop_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
+    """Count a stop that has ended by itself as a try: a new one follows at once after the first, else after a pause;
+    after STOP_TRIES the position is closed. Where somebody may have cancelled it, trading halts.
+    """
+    position = symbol.position
+    position.stop_tries += 1
+    if position.stop_tries > 1:
+        position.stop_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.stop_tries))
+    if position.closing_reason != states.NONE:
+        return  # it needs a stop only if its exits fail
+    alert(account, symbol, records.STOP_HAS_ENDED, order.number, time)
+    if order.state == states.CANCELED or order.state == states.GONE:
+        symbol.halt_wanted = records.HALTED_BY_FOREIGN_ORDER
+    if position.stop_tries >= states.STOP_TRIES:
+        start_closing(position, states.STOP_REFUSED)
 
 
 @compiled_part
@@ -359,6 +387,7 @@ def _on_absent(account: Record, symbol: Record, row: int, time: int) -> None:
         alert(account, symbol, records.NEVER_PLACED, order.number, time)
     elif move_to(order, states.GONE):
         alert(account, symbol, records.ORDER_IS_GONE, order.number, time)
+        on_ended(account, symbol, order, time)
 
 
 # --- a fill -----------------------------------------------------------------------------------------------------------

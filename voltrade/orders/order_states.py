@@ -191,8 +191,9 @@ MAX_DOUBLINGS = 6
 """For a take-profit and for reading the account, the pause doubles after each try, at most six times: to 64 s."""
 STOP_TRIES = 3
 """After the reactions RETRY, RECONCILE and FILTERS a stop is sent again, until this many stops of the position were
-refused; those that were never sent, or because of too many requests, don't count. Then, after any other reaction, and
-at once where a stop is too large, the position is closed at market."""
+refused; those that were never sent, or because of too many requests, don't count. A stop that was accepted counts too
+once it has ended though it did not trigger and we did not cancel it. Then, after any other reaction, and at once where
+a stop is too large, the position is closed at market."""
 REST_TRIES = 3
 """After this many refused exits, a remainder smaller than one step is reported as stuck."""
 RESIZE_EVERY_MS = 500
@@ -229,6 +230,7 @@ ABSENT_ANSWERS_NEEDED = 3
 
 
 STOP_MISSING_TEXT = "orders at the exchange don't cover the position: closing it at market"
+STOP_ENDED_TEXT = f"has ended, but not by its trigger nor by us: a new stop is sent, until {STOP_TRIES} have failed"
 REST_STUCK_TEXT = "less than a step is left, which the exchange won't close; no exit is sent until either has changed"
 TOO_MANY_ORDERS_TEXT = "too many orders are open to add another: closing the position at market"
 

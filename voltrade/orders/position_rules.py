@@ -38,7 +38,7 @@ from voltrade.orders.order_rules import (
     apply_status,
     cancel,
     new_order,
-    pause_exits,
+    on_ended,
     protect_doublings,
     schedule_account_read,
     start_closing,
@@ -55,6 +55,7 @@ def apply_order_update(
 ) -> None:
     """Apply an update of an ordinary order, or of what a conditional one became; its fill must be counted already."""
     order = symbol.orders[row]
+    was_done = is_done(order)
     if reported > order.reported:
         order.reported, order.updated_at = reported, time
     order.order_id = order_id
@@ -63,7 +64,8 @@ def apply_order_update(
     else:
         is_filled = order.filled >= order.quantity and not states.IS_DONE[order.state]
         apply_status(symbol, order, states.FILLED if is_filled else status, time)
-        pause_exits(symbol, order, time)
+        if is_done(order) and not was_done:
+            on_ended(account, symbol, order, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
         schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.FILL_MISSING)
     _cancel_leftover(account, symbol, row, time)
@@ -76,9 +78,12 @@ def apply_algo_update(
 ) -> None:
     """Apply an update of a conditional order; `told_at` is the time in it, which is before `time` if it comes late."""
     order = symbol.orders[row]
+    was_done = is_done(order)
     if order_id:
         order.order_id = order_id
     apply_status(symbol, order, status, time)
+    if is_done(order) and not was_done:
+        on_ended(account, symbol, order, time)
     if is_triggered(order):
         order.updated_at = min(order.updated_at, told_at)
     _cancel_leftover(account, symbol, row, time)
@@ -165,9 +170,8 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
     """Keep a stop at the exchange that closes the whole position.
 
     The first stop is sent at once, another when the position has grown, or when the first's price was that of the last
-    trade because a fill's own had not arrived yet; then the older one is cancelled. One that somebody else has
-    cancelled, or that is gone, is sent again, and trading halts; one that expired, was rejected after it was accepted,
-    or was never placed is sent again. A position that is closing needs a stop only if its exits fail.
+    trade because a fill's own had not arrived yet; then the older one is cancelled. One that was never placed, or has
+    ended by itself (see `on_ended`), is sent again. A position that is closing needs a stop only if its exits fail.
     """
     position, row = symbol.position, newest_stop(symbol)
     if row >= 0 and not is_done(symbol.orders[row]):
@@ -183,10 +187,6 @@ def _sync_stop(account: Record, symbol: Record, time: int, lots: int) -> None:
     is_needed = not is_closing(position) or _exits_fail(symbol, time)
     if time < position.stop_retry_at or has_finished_trigger(position) or not is_needed:
         return
-    has_vanished = row >= 0 and symbol.orders[row].state in (states.CANCELED, states.GONE)
-    if has_vanished and symbol.orders[row].cancel_reason == states.NONE:
-        alert(account, symbol, records.STOP_IS_REPLACED, symbol.orders[row].number, time)
-        symbol.halt_wanted = records.HALTED_BY_FOREIGN_ORDER
     _send_stop(account, symbol, time, lots, states.PROTECT)
 
 

@@ -153,7 +153,7 @@ ALERT = record_dtype(wholes("time", "kind", "order"))
 """An alert; `order` is the number of the order that it is about, -1 for none."""
 
 ORDER_REFUSED, STOP_IS_MISSING, NEVER_PLACED, ROWS_ARE_FULL = range(4)
-ORDER_IS_GONE, STOP_IS_REPLACED, TRIGGER_IS_STUCK, REST_IS_STUCK = range(4, 8)
+ORDER_IS_GONE, STOP_HAS_ENDED, TRIGGER_IS_STUCK, REST_IS_STUCK = range(4, 8)
 """Kinds of alerts."""
 
 NOTES = {"trips": TRIP, "equity": EQUITY_POINT, "changes": CHANGE, "alerts": ALERT, "refusals": REFUSAL}

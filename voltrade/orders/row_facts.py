@@ -26,6 +26,7 @@ from voltrade.model import (
 from voltrade.orders.order_states import (
     PURPOSES,
     REST_STUCK_TEXT,
+    STOP_ENDED_TEXT,
     STOP_MISSING_TEXT,
     TOO_MANY_ORDERS_TEXT,
     refused_text,
@@ -35,8 +36,8 @@ from voltrade.orders.records import (
     ORDER_IS_GONE,
     REST_IS_STUCK,
     ROWS_ARE_FULL,
+    STOP_HAS_ENDED,
     STOP_IS_MISSING,
-    STOP_IS_REPLACED,
     TRIGGER_IS_STUCK,
 )
 
@@ -125,8 +126,8 @@ def alert_code_and_text(kind: int, name: str, code: int, text: str) -> tuple[str
         return "TRIGGER_STUCK", f"{name} has triggered but does not fill: closing the position at market"
     if kind == REST_IS_STUCK:
         return "REST_STUCK", f"{name} was refused: {REST_STUCK_TEXT}"
-    if kind == STOP_IS_REPLACED:
-        return "STOP_REPLACED", f"{name} was cancelled, but not by us: a new stop is sent"
+    if kind == STOP_HAS_ENDED:
+        return "STOP_REPLACED", f"{name} {STOP_ENDED_TEXT}"
     return "ORDER_REFUSED", refused_text(name, code, text)
 
 

@@ -1,0 +1,130 @@
+"""Orders that end by themselves: neither filled nor triggered, nor cancelled by us. None is sent again without end."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from support.by_hand import leave
+from test_oms import ENTRY, STOP, TARGET, Harness, intents
+
+from voltrade.model import Alert, AlgoUpdate, Outcome, Output, Purpose
+
+
+def _ends(harness: Harness, name: str, status: str, way: str) -> list[Output]:
+    """What follows once an accepted stop is told to have ended with `status`, by the stream or by a look-up."""
+    order = harness.sent[name].order
+    told = AlgoUpdate(
+        harness.time, "BTCUSDT", name, 7, order.side, order.order_type, status, order.quantity, order.trigger_price
+    )
+    if way == "look-up":
+        return harness.reply(name, "lookup", Outcome.ACCEPTED, algo_order=told)
+    return harness.note(harness.monitor.on_algo(told))
+
+
+@pytest.mark.parametrize("way", ["stream", "look-up"])
+@pytest.mark.parametrize("status", ["EXPIRED", "REJECTED", "CANCELED"])
+def test_a_stop_that_ends_by_itself_is_sent_again_at_once_then_after_a_second_and_then_the_position_is_closed(
+    status: str, way: str
+) -> None:
+    """Each new one counts as cover, so that neither the bound of cover nor a refusal would ever end this."""
+    harness, waited, codes = Harness().in_position(), [], list[str]()
+    for number in (1, 2, 3):
+        harness.time += 20
+        outputs = _ends(harness, f"vt-e-1s{number}", status, way)
+        _ends(harness, f"vt-e-1s{number}", status, "stream")  # told twice, counted once
+        codes += [out.code for out in outputs if isinstance(out, Alert)]
+        ended_at = harness.time
+        if not intents(outputs):
+            harness.time = harness.monitor.next_due
+            outputs = harness.note(harness.monitor.on_time(harness.time))
+        waited.append(harness.time - ended_at)
+        if number < 3:
+            [again] = intents(outputs)
+            assert again.order.client_order_id == f"vt-e-1s{number + 1}"
+            harness.accept(again.order.client_order_id)
+            harness.algo(again.order.client_order_id, "NEW")
+    [out] = intents(outputs)
+    assert (out.purpose, out.reason, out.order.quantity) == (Purpose.EXIT, "STOP_REFUSED", 10)
+    assert waited == [0, 1_000, 0]
+    assert codes == ["STOP_REPLACED"] * 3
+    assert bool(harness.monitor.halt_reason) == (status == "CANCELED")  # only that may be somebody's doing
+
+
+def test_refused_stops_and_those_that_ended_count_together() -> None:
+    harness = Harness()
+    harness.accept(ENTRY)
+    harness.order(ENTRY, "FILLED", 10)
+    for number in (1, 2):
+        harness.reply(f"vt-e-1s{number}", "submit", Outcome.REFUSED, -1008)
+        harness.time = harness.monitor.next_due
+        harness.note(harness.monitor.on_time(harness.time))
+    harness.accept("vt-e-1s3")
+    harness.algo("vt-e-1s3", "NEW")
+    [out] = intents(harness.algo("vt-e-1s3", "EXPIRED"))
+    assert (out.purpose, out.reason) == (Purpose.EXIT, "STOP_REFUSED")
+
+
+def test_while_exits_fail_a_stop_that_ends_each_time_is_sent_with_growing_pauses() -> None:
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    ends, sent_at, name, exit_name = 0, list[int](), STOP, "vt-e-1x1"
+    while ends < 6:
+        outputs = harness.reply(exit_name, "submit", Outcome.REFUSED, -1008) if exit_name else []
+        exit_name = ""
+        outputs += harness.algo(name, "EXPIRED") if name else []
+        ends, name = ends + bool(name), ""
+        for _ in range(50):
+            for out in intents(outputs):
+                if out.purpose is Purpose.EXIT:
+                    exit_name = out.order.client_order_id
+                else:
+                    name = out.order.client_order_id
+                    harness.accept(name)
+                    harness.algo(name, "NEW")
+                    sent_at.append(harness.time)
+            if name or exit_name:
+                break
+            harness.time = harness.monitor.next_due
+            outputs = harness.note(harness.monitor.on_time(harness.time))
+    pauses = [after - before for before, after in itertools.pairwise(sent_at)]
+    assert min(pauses[1:]) >= 1_000
+    assert pauses[-1] >= 2_000
+
+
+@pytest.mark.parametrize("ended", ["stop", "older stop", "triggered stop", "take-profit"])
+def test_only_the_newest_stop_that_has_not_triggered_counts_as_a_try(ended: str) -> None:
+    harness = Harness()
+    harness.accept(ENTRY)
+    harness.order(ENTRY, "PARTIALLY_FILLED", 4)
+    harness.accept(STOP)
+    harness.algo(STOP, "NEW")
+    harness.time += 500
+    harness.order(ENTRY, "FILLED", 6)  # a larger stop is sent, and the older one is cancelled once that rests
+    if ended == "older stop":
+        outputs = harness.algo(STOP, "EXPIRED")
+    harness.accept("vt-e-1s2")
+    harness.algo("vt-e-1s2", "NEW")
+    harness.accept(TARGET)
+    harness.algo(TARGET, "NEW")
+    if ended == "stop":
+        outputs = harness.algo("vt-e-1s2", "EXPIRED")
+    elif ended == "triggered stop":
+        harness.algo("vt-e-1s2", "TRIGGERED", order_id=77)
+        outputs = harness.algo("vt-e-1s2", "EXPIRED", order_id=77)
+    elif ended == "take-profit":
+        outputs = harness.algo(TARGET, "EXPIRED")
+    told = [out.code for out in outputs if isinstance(out, Alert)]
+    assert told == (["STOP_REPLACED"] if ended == "stop" else [])
+
+
+@pytest.mark.parametrize("status", ["EXPIRED", "REJECTED", "CANCELED"])
+def test_an_exit_that_ends_unfilled_waits_however_it_ended(status: str) -> None:
+    harness = Harness().in_position()
+    harness.note(leave(harness.monitor, harness.time, "TIME"))
+    for number in (1, 2, 3):
+        harness.accept(f"vt-e-1x{number}")
+        assert len(intents(harness.order(f"vt-e-1x{number}", status))) == 1
+    harness.accept("vt-e-1x4")
+    assert intents(harness.order("vt-e-1x4", status)) == []
+    assert harness.monitor.next_due - harness.time == 1_000
