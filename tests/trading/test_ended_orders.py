@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from support.by_hand import leave
-from test_oms import ENTRY, STOP, TARGET, Harness, intents
+from test_oms import ENTRY, STOP, TARGET, Harness, absent, intents
 
 from voltrade.model import Alert, AlgoUpdate, Outcome, Output, Purpose
 
@@ -118,6 +118,36 @@ def test_only_the_newest_stop_that_has_not_triggered_counts_as_a_try(ended: str)
     assert told == (["STOP_REPLACED"] if ended == "stop" else [])
 
 
+def test_a_stop_that_is_gone_counts_as_one_that_ended() -> None:
+    harness = Harness().in_position()
+    outputs = absent(harness, STOP, position=10)
+    assert [out.code for out in outputs if isinstance(out, Alert)] == ["ORDER_GONE", "STOP_REPLACED"]
+    assert harness.monitor.halt_reason
+    harness.accept("vt-e-1s2")
+    harness.algo("vt-e-1s2", "NEW")
+    assert intents(harness.algo("vt-e-1s2", "EXPIRED")) == []  # the second try: after a pause
+
+
+@pytest.mark.parametrize("because", ["closing", "take-profit ended", "flat"])
+@pytest.mark.parametrize("status", ["EXPIRED", "CANCELED"])
+def test_the_end_of_a_stop_that_is_not_needed_any_more_is_not_told(because: str, status: str) -> None:
+    """The exchange may clear away reduce-only orders itself, before it tells of the fills."""
+    harness = Harness().in_position()
+    if because == "closing":
+        harness.note(leave(harness.monitor, harness.time, "TIME"))
+    else:
+        harness.algo(TARGET, "TRIGGERED", order_id=55)
+        harness.order(TARGET, "PARTIALLY_FILLED", 4, price=1_030, order_id=55)
+    if because == "flat":
+        harness.order(TARGET, "FILLED", 6, price=1_030, order_id=55)
+    elif because == "take-profit ended":
+        harness.order(TARGET, "EXPIRED", order_id=55)
+    outputs = harness.algo(STOP, status)
+    assert [out for out in outputs if isinstance(out, Alert)] == []
+    assert not harness.monitor.halt_reason
+    assert [out.purpose for out in intents(outputs) if out.purpose is Purpose.STOP] == []
+
+
 @pytest.mark.parametrize("status", ["EXPIRED", "REJECTED", "CANCELED"])
 def test_an_exit_that_ends_unfilled_waits_however_it_ended(status: str) -> None:
     harness = Harness().in_position()
@@ -127,4 +157,8 @@ def test_an_exit_that_ends_unfilled_waits_however_it_ended(status: str) -> None:
         assert len(intents(harness.order(f"vt-e-1x{number}", status))) == 1
     harness.accept("vt-e-1x4")
     assert intents(harness.order("vt-e-1x4", status)) == []
-    assert harness.monitor.next_due - harness.time == 1_000
+    due = harness.monitor.next_due
+    assert due - harness.time == 1_000
+    harness.time += 300
+    harness.order("vt-e-1x4", status)  # told twice
+    assert harness.monitor.next_due == due

@@ -342,13 +342,13 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
 
 @compiled_part
 def on_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
-    """Apply the end of an order of the open position that neither filled nor triggered, and that we didn't cancel.
+    """Apply the end of an order; an exit or stop of the open position may have ended by itself, unfilled.
 
     The exchange, or whoever ended it, may end the next one too. The next exit waits once QUICK_TRIES were sent. The
-    newest stop counts as a try, as a refused one does; see `_on_stop_ended`.
+    newest stop of a position with lots, which is never cancelled by us, counts as a try; see `_on_stop_ended`.
     """
     position = symbol.position
-    if not is_unfilled(order) or order.cancel_reason != states.NONE:
+    if not is_unfilled(order):
         return
     if is_of(symbol, order, states.EXIT) and position.exits >= states.QUICK_TRIES:
         pause = states.RETRY_AFTER_MS << protect_doublings(position.exits)
