@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from support.by_hand import leave
-from test_oms import ENTRY, STOP, TARGET, Harness, absent, intents
+from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, a_snapshot, absent, intents
 
 from voltrade.model import Alert, AlgoUpdate, Outcome, Output, Purpose
 
@@ -146,6 +146,14 @@ def test_the_end_of_a_stop_that_is_not_needed_any_more_is_not_told(because: str,
     assert [out for out in outputs if isinstance(out, Alert)] == []
     assert not harness.monitor.halt_reason
     assert [out.purpose for out in intents(outputs) if out.purpose is Purpose.STOP] == []
+
+
+def test_the_end_of_a_stop_is_not_told_once_the_position_was_closed_by_hand() -> None:
+    harness = Harness().in_position()
+    told = harness.update(STOP, "FILLED", 10, price=960, order_id=9_999, client_order_id="")
+    harness.monitor.on_snapshot(a_snapshot(0, fills=(told,), **a_listing(harness, STOP, TARGET)))
+    assert harness.monitor.position == 0
+    assert [out for out in harness.algo(STOP, "CANCELED") if isinstance(out, Alert)] == []
 
 
 @pytest.mark.parametrize("status", ["EXPIRED", "REJECTED", "CANCELED"])
