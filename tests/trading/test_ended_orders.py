@@ -9,6 +9,7 @@ from support.by_hand import leave
 from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, a_snapshot, absent, intents
 
 from voltrade.model import Alert, AlgoUpdate, Outcome, Output, Purpose
+from voltrade.orders.order_states import STOP_STOOD_MS
 
 
 def _ends(harness: Harness, name: str, status: str, way: str) -> list[Output]:
@@ -63,6 +64,27 @@ def test_refused_stops_and_those_that_ended_count_together() -> None:
     harness.algo("vt-e-1s3", "NEW")
     [out] = intents(harness.algo("vt-e-1s3", "EXPIRED"))
     assert (out.purpose, out.reason) == (Purpose.EXIT, "STOP_REFUSED")
+
+
+@pytest.mark.parametrize(("lives_ms", "closes"), [(STOP_STOOD_MS - 1, True), (STOP_STOOD_MS, False)])
+def test_a_stop_that_stood_for_a_while_before_it_ended_counts_as_the_first(lives_ms: int, closes: bool) -> None:
+    harness, sent = Harness().in_position(), [STOP]
+    purposes = []
+    for _ in range(5):
+        harness.time = max(harness.time, harness.sent[sent[-1]].time) + lives_ms
+        outputs = harness.algo(sent[-1], "CANCELED")
+        if not intents(outputs):
+            harness.time = harness.monitor.next_due
+            outputs = harness.note(harness.monitor.on_time(harness.time))
+        [follows] = intents(outputs)
+        purposes.append(follows.purpose)
+        if follows.purpose is Purpose.EXIT:
+            break
+        sent.append(follows.order.client_order_id)
+        harness.accept(sent[-1])
+        harness.algo(sent[-1], "NEW")
+    assert (Purpose.EXIT in purposes) == closes
+    assert len(purposes) == (3 if closes else 5)
 
 
 def test_while_exits_fail_a_stop_that_ends_each_time_is_sent_with_growing_pauses() -> None:

@@ -360,11 +360,13 @@ def on_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
 
 @compiled_part
 def _on_stop_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
-    """Count a stop that has ended by itself as a try: a new one follows at once after the first, else after a pause;
-    after STOP_TRIES the position is closed. Where somebody may have cancelled it, trading halts.
+    """Count a stop that has ended by itself as a try, or as the first if it stood for STOP_STOOD_MS.
+
+    A new one follows at once after the first, else after a pause; after STOP_TRIES the position is closed. Where
+    somebody may have cancelled it, trading halts.
     """
     position = symbol.position
-    position.stop_tries += 1
+    position.stop_tries = 1 if time - order.time >= states.STOP_STOOD_MS else position.stop_tries + 1
     if position.stop_tries > 1:
         position.stop_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.stop_tries))
     if position.closing_reason != states.NONE:

@@ -192,8 +192,10 @@ MAX_DOUBLINGS = 6
 STOP_TRIES = 3
 """After the reactions RETRY, RECONCILE and FILTERS a stop is sent again, until this many stops of the position were
 refused; those that were never sent, or because of too many requests, don't count. A stop that was accepted counts too
-once it has ended though it did not trigger and we did not cancel it. Then, after any other reaction, and at once where
-a stop is too large, the position is closed at market."""
+once it has ended though it did not trigger and we did not cancel it; after the first such end another follows at once.
+Then, after any other reaction, and at once where a stop is too large, the position is closed at market."""
+STOP_STOOD_MS = 5_000
+"""A stop that ends this long after it was sent counts as the first try."""
 REST_TRIES = 3
 """After this many refused exits, a remainder smaller than one step is reported as stuck."""
 RESIZE_EVERY_MS = 500

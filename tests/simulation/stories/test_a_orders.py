@@ -362,11 +362,21 @@ def test_a13_liquidation_in_two_parts_is_booked_to_the_position_in_hand() -> Non
 
 
 def test_a14_stop_that_is_cancelled_again_and_again_is_told() -> None:
-    """Each 10 s the exchange cancels the stop. It is replaced at once, and today nobody is told."""
+    """Each 10 s the exchange cancels the stop. It is replaced at once each time, and told."""
     evidence = story(at(5, "cancel_stops", every_s=10, times=4, with_=SYMBOL))
     assert len(placed(evidence, "STOP_MARKET")) == 5
     assert is_left_in_order(evidence)
     assert alerts(evidence, when(evidence, 15)) != []
+
+
+@pytest.mark.parametrize("kind", ["cancel_stops", "expire_stops"])
+def test_a14_stop_that_ends_as_soon_as_it_rests_leads_to_an_exit(kind: str) -> None:
+    """Each stop lives 20 ms. Each counts as cover, but a position can't be left to stops that end."""
+    evidence = story(at(5, kind, every_s=0.02, times=0, with_=SYMBOL))
+    assert len(placed(evidence, "STOP_MARKET")) == 3
+    assert uncovered_s(evidence) <= 2.0
+    assert [trip["exit_reason"] for trip in round_trips(evidence)] == ["STOP_REFUSED"]
+    assert is_left_in_order(evidence)
 
 
 @pytest.mark.parametrize("silence", [("ban", {"code": 418}), ("maintenance", {"on": "private"})], ids=["418", "503"])
