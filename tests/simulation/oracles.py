@@ -444,7 +444,7 @@ def o4_orphans(evidence: Evidence) -> list[Violation]:
         position = reading.books.held.get(order.symbol, ZERO)
         flat_for = evidence.judged - max(flat_since.get(order.symbol, 0), order.begun)
         state = told.get(order.client_id, "")
-        unwritten = not order.is_entry and reading.died_unwritten(order.begun)
+        unwritten = not order.is_entry and reading.died_unwritten(order.client_id, order.begun)
         if order.client_id not in reading.intents and not (unwritten or reading.was_lost(order.begun)):
             found.append(Violation("O4", "orphan", order.begun, f"{order.client_id} is open and stands in no journal"))
         elif is_over and not position:

@@ -569,13 +569,20 @@ class Reading:
 
     def may_be_unknown(self, placed: Placed) -> bool:
         """Whether no journal can have an order: its rows were lost, or it protects and was sent on a full disk."""
-        return self.was_lost(placed.time) or (not placed.is_entry and self.died_unwritten(placed.time))
+        return self.was_lost(placed.time) or (
+            not placed.is_entry and self.died_unwritten(placed.client_id, placed.time)
+        )
 
-    def died_unwritten(self, time: int) -> bool:
-        """Whether a disk took nothing at that moment, and the engine was killed before its rows could be stored."""
+    def died_unwritten(self, client_id: str, time: int) -> bool:
+        """Whether a disk took nothing when an order was sent, and the engine was killed before it could store it.
+
+        `time` is when the venue had it; the engine may have died while the request was on its way.
+        """
+        posts = (each for each in self.evidence.requests if each.client_id == client_id)
+        sent = next((each.sent for each in posts if each.arrived == time), time)
         strikes = [each for each in self.evidence.strikes if each.kind == "disk_full"]
         full = [(each.begin, each.until + STORED_AGAIN_MS) for each in strikes]
-        return any(begin <= time <= death <= until for begin, until in full for death in self.deaths)
+        return any(begin <= sent <= death <= until for begin, until in full for death in self.deaths)
 
     @cached_property
     def _lost(self) -> list[tuple[int, int]]:

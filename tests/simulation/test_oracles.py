@@ -826,16 +826,20 @@ def given_up(after: int) -> Doctor:
     return doctor
 
 
-def on_a_full_disk(is_killed: bool) -> Doctor:
-    """The first exit at market was sent while the disk took nothing; then the engine was killed, or not."""
+def on_a_full_disk(is_killed: bool, after_ms: int = 2_000) -> Doctor:
+    """The first exit at market was sent while the disk took nothing; then the engine was killed, or not.
+
+    Its request is on its way for 9 ms.
+    """
 
     def doctor(found: Evidence) -> Evidence:
         post = next(each for each in found.requests if re.search(r"-\d+x1$", each.client_id))
         intent = next(row for row in found.journals[0] if _names(row, post.client_id) and row.kind == "OrderIntent")
         lost = of_journal(lambda rows: [row for row in rows if row is not intent])(found)
-        requests = [replace(each, durable=each.client_id != post.client_id) for each in found.requests]
+        post = replace(post, sent=post.arrived - 9, durable=False)
+        requests = [post if each.client_id == post.client_id else each for each in found.requests]
         strike = Strike("disk_full", post.sent - 1_000, post.sent + 1_000, {"row": "E4"})
-        lives = [replace(found.lives[0], end=post.sent + 2_000, how="killed"), found.lives[0]] if is_killed else None
+        lives = [replace(found.lives[0], end=post.sent + after_ms, how="killed"), found.lives[0]] if is_killed else None
         return replace(lost, requests=requests, strikes=[strike], lives=lives or found.lives, clean_entries=None)
 
     return doctor
@@ -1638,6 +1642,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("one that says nothing for 19 s", deaf_market(50_000, 19_000)),
     ("trades of half a minute that are heard in one block", in_one_block(30_000)),
     ("an exit on a full disk, and then a death", on_a_full_disk(is_killed=True)),
+    ("an exit on a full disk, and a death while it is on its way", on_a_full_disk(is_killed=True, after_ms=0)),
     ("a transfer that was one", a_transfer("-12.5", "-12.5")),
     (
         "a deposit that no event told, while somebody's order rests",

@@ -777,8 +777,8 @@ def test_a_forced_close_of_more_than_ours_closes_what_is_ours() -> None:
     assert harness.monitor.position == 0
 
 
-@pytest.mark.parametrize(("position", "is_over"), [(0, True), (-1, False)])
-def test_a_listed_close_of_more_than_ours_closes_what_is_ours_where_the_account_is_flat(
+@pytest.mark.parametrize(("position", "is_over"), [(0, True), (-1, True), (-30, True), (1, False)])
+def test_a_listed_close_of_more_than_ours_closes_what_is_ours_where_the_account_is_flat_or_reversed(
     position: int, is_over: bool
 ) -> None:
     harness, earlier = in_hand_after(*ROUND_TRIP)

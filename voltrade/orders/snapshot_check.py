@@ -103,16 +103,18 @@ class SnapshotCheck:
         order of ours became. So a trade counts as foreign only when every order of ours is accounted for; one whose
         order was asked for and has another name, when every conditional order is. And foreign trades are returned only
         where all of them together lead to the position of the snapshot, and it was read after them. One that leaves
-        the account flat may have closed lots of somebody else too: then its share in ours is returned.
+        the account flat, or on the other side, has closed all of ours, and may have closed or opened lots of somebody
+        else too: then its share in ours is returned.
         """
         register, missing = self._register, self._unaccounted(snapshot)
         in_round_trip, side = register.in_round_trip, int(register.position_row["side"])
         may_close = self.trades_lead_to_position(snapshot) and not any(order.algo for order in missing)
         position, fills, ours = register.lots, [], []
+        left = max(side * snapshot.position.quantity, 0)  # of ours: lots on the other side are somebody else's
         opened, inferred = register.first_fill, self._inferred_orders(snapshot)
         for fill in sorted(filter(register.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
             closes = in_round_trip and fill.side == -side
-            fits = fill.last_quantity <= position or (position > 0 and snapshot.position.quantity == 0)
+            fits = fill.last_quantity <= position or (position > 0 and left == 0)
             is_exit = closes and self.is_later(fill, opened) and fits
             if register.find(fill) is not None:
                 ours.append(fill)
@@ -125,7 +127,7 @@ class SnapshotCheck:
                 fill = share(fill, position)
             fills.append(fill)
             position += -fill.last_quantity if closes else fill.last_quantity
-        if not (in_round_trip and side * position == snapshot.position.quantity):
+        if not (in_round_trip and position == left):
             return ours
         register.by_exchange_id.update(inferred)
         return fills
