@@ -37,6 +37,7 @@ from simulation.reading import (
     Reading,
     fills_in,
     forbids,
+    is_heard,
     is_ours,
     money,
     pause_ms,
@@ -1319,7 +1320,7 @@ def _impatient(evidence: Evidence) -> list[Violation]:
     found, sent = [], [request.sent for request in evidence.requests]
     ends = [life.end for life in evidence.lives]
     for answer in evidence.requests:
-        if not (answer.retry_after_s > 0 or forbids(answer)) or answer.answered < 0:
+        if not is_heard(answer) or not (answer.retry_after_s > 0 or forbids(answer)):
             continue
         until = min([answer.answered + pause_ms(answer), *(end for end in ends if end >= answer.answered)])
         first = bisect.bisect_right(sent, answer.answered)

@@ -31,8 +31,8 @@ SWALLOWED_MS = 2_000
 """So long an engine may wait for the answer to an order that protects, before it sends another."""
 QUICK, SLOWED_MS = 4, 3_500
 """And so long once so many for the same purpose of a position were lost before: stops and exits take turns then."""
-UNSAYING = (200, 202, 301)
-"""Statuses of answers without a body that says anything: an empty one, a page, another address."""
+UNSAYING = (200, 202, 301, 403, 451)
+"""Statuses of answers without a body that says anything: an empty one, a page, another address, a firewall's."""
 REFUSED_MS = 1_250
 """So long an engine may wait after a refusal of an order that protects, before it sends another."""
 UNREAD_MS = 2_000
@@ -43,6 +43,8 @@ HOLDING = ("delay_request", "late")
 """Faults by which an order is placed late, or never."""
 BLOCKED, BAN_MS, PAUSES_MS = (418, 429), 60_000, (5_000, 10_000, 20_000, 40_000, 60_000)
 """Answers that forbid further requests, and for how long where they do not say: a 418, and one 429 after another."""
+WAITED_MS = 5_000
+"""So long an engine waits for an answer."""
 TOO_MANY_ORDERS = -1015
 """Code of a 429 that forbids further orders alone."""
 UNTOLD = ("drop", "lag", "reorder", "delay", "hold", "garble", "alter")
@@ -883,7 +885,12 @@ def reading_of(evidence: Evidence) -> Reading:
 
 def forbids(answer: Request) -> bool:
     """Whether an answer forbids further requests."""
-    return answer.status in BLOCKED and answer.code != TOO_MANY_ORDERS
+    return is_heard(answer) and answer.status in BLOCKED and answer.code != TOO_MANY_ORDERS
+
+
+def is_heard(answer: Request) -> bool:
+    """Whether a request was answered before the engine gave up waiting."""
+    return 0 <= answer.answered - answer.sent < WAITED_MS
 
 
 def pause_ms(answer: Request, unsaid: int = 0) -> int:

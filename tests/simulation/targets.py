@@ -20,6 +20,8 @@ PRICED_MS = 15_000
 """A stop that is sent before its entry's fill is known is measured from the last price: one of the time before."""
 FAR = Decimal("1.1")
 """Times the distance that the settings say."""
+_CAME_BACK = re.compile(r"r[0-9a-z]+$")
+"""What an engine that came back adds to the session's name."""
 COARSE = 50
 """Ticks that filters which become coarser make one of."""
 
@@ -71,7 +73,8 @@ def _trip(reading: Reading, sizes: list[tuple[int, Decimal]], end: int) -> Trip:
 
 
 def _name(match: re.Match[str]) -> str:
-    return f"{match[1]}-{match[2]}"
+    """The session and number of a round trip, whichever of the engines that came back has named the order."""
+    return f"{_CAME_BACK.sub('', match[1])}-{match[2]}"
 
 
 def _purpose(client_id: str, names: set[str]) -> str:

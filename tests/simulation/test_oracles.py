@@ -272,6 +272,37 @@ def asking(number: int, **facts: Any) -> Doctor:
     return of_requests(change)
 
 
+def forbidden_late(waited_ms: int) -> Doctor:
+    """A request is answered with a 429 after so long, just before the next is sent."""
+
+    def change(requests: list[Request]) -> list[Request]:
+        at = next(n for n, each in enumerate(requests) if n and each.sent > requests[n - 1].sent)
+        answered = requests[at].sent - 1
+        requests[at - 1] = replace(requests[at - 1], sent=answered - waited_ms, answered=answered, status=429)
+        return requests
+
+    return of_requests(change)
+
+
+def renamed(before: str, after: str) -> Doctor:
+    """An order has another client id, wherever it is told of."""
+
+    def other(told: Any) -> Any:
+        if isinstance(told, dict):
+            return {key: other(value) for key, value in told.items()}
+        if isinstance(told, list | tuple):
+            return type(told)(other(each) for each in told)
+        return after if told == before else told
+
+    def doctor(found: Evidence) -> Evidence:
+        assert other(found.truth) != found.truth
+        requests = [replace(each, client_id=other(each.client_id)) for each in found.requests]
+        journals = [[replace(row, body=other(row.body)) for row in rows] for rows in found.journals]
+        return replace(found, truth=other(found.truth), requests=requests, journals=journals)
+
+    return doctor
+
+
 def refused_in_a_storm(found: Evidence) -> Evidence:
     """An exit that the venue refuses twenty times within a second."""
     post = next(each for each in found.requests if each.method == "POST" and each.client_id.endswith("x1"))
@@ -1431,6 +1462,7 @@ DOCTORED: list[Case] = [
     # O10: politeness
     ("a request in a Retry-After", asking(1, retry_after_s=100_000, status=429), {"O10 impatient"}),
     ("a request into a 429 that says nothing", asking(1, status=429), {"O10 impatient"}),
+    ("a request into a 429 that was waited for", forbidden_late(4_000), {"O10 impatient"}),
     ("too much weight is used", asking(3, used_weight=1_921), {"O10 weight"}),
     ("much weight is used after others used it up", spent(241), {"O10 weight"}),
     ("a ban is provoked", asking(-1, status=418), {"O10 banned"}),
@@ -1689,6 +1721,11 @@ SILENT: list[tuple[str, Doctor]] = [
     ("a key that expires where another had been replaced before", both(key_expired(11_000), key_replaced(30_000))),
     ("a 429 that says nothing, 4 s before the end", asking(-1, status=429)),
     ("a 429 that forbids orders alone", asking(1, status=429, code=-1015)),
+    ("a 429 after nobody waited for it any more", forbidden_late(6_000)),
+    (
+        "a take-profit that an engine which came back has named",
+        both(cut("running"), renamed("vt-sim-1t1", "vt-simrt8f1g1-1t1")),
+    ),
     ("funding that was paid while nobody listened", both(funding("-12.5", "-12.5"), in_the_books(-12.5))),
     (
         "funding that nobody told of a position that ended 10 s later",
@@ -1820,7 +1857,7 @@ def test_who_asks_on_into_a_429_is_blocked_no_longer(clean: Evidence) -> None:
     """Two are answered while the first pause of 5 s runs; the next, after it, has the second pause of 10 s."""
     [asked] = (each for each in blocked_at_the_first_fill(clean).requests if each.status == 429)
     begun = asked.answered
-    again = [replace(asked, answered=begun + ms) for ms in (0, 2_000, 4_900, 6_000)]
+    again = [replace(asked, sent=begun + ms, answered=begun + ms) for ms in (0, 2_000, 4_900, 6_000)]
     found = reading.Reading(replace(clean, requests=again, rest_down=[]))
     assert found.usable(begun, begun + 30_000) == 30_000 - 5_000 - 10_000
 
@@ -1856,7 +1893,10 @@ def test_a_look_up_that_a_fault_refuses_is_waited_for_where_nothing_else_tells_o
     assert found == [7_750, 9_000, 9_000, 9_000, 9_000]
 
 
-@pytest.mark.parametrize(("status", "usable"), [(0, 7_000), (200, 7_000), (301, 7_000), (403, 9_000), (503, 7_000)])
+@pytest.mark.parametrize(
+    ("status", "usable"),
+    [(0, 7_000), (200, 7_000), (301, 7_000), (400, 9_000), (403, 7_000), (451, 7_000), (503, 7_000)],
+)
 def test_a_stop_that_is_swallowed_is_waited_for_whatever_is_answered(clean: Evidence, status: int, usable: int) -> None:
     begun = clean.opened + 60_000
     facts: Json = {"method": "POST", "path": "/fapi/v1/algoOrder", "status": status, "client_id": "vt-e0-99s1"}
