@@ -345,9 +345,9 @@ class TradingCore:
         problems, wallet = setting_problems(self.config.risk, snapshot), int(self._books.account["wallet"])
         # An order that is looked up may have a fill that our books lack, so the account is read again first.
         is_asking = any(isinstance(output, LookupOrder) for output in outputs)
-        if not is_asking and symbol_state.monitor.reconciled:
+        if not is_asking and symbol_state.monitor.books_agree:
             outputs += self._explain_wallet(symbol_state, snapshot)
-        must_wait = bool(problems) or (wallet != snapshot.wallet and is_asking and symbol_state.monitor.reconciled)
+        must_wait = bool(problems) or (wallet != snapshot.wallet and is_asking and symbol_state.monitor.books_agree)
         if must_wait:
             reason = ACCOUNT_MISMATCH if problems else WALLET_DIFFERS
             symbol_state.monitor.on_disagreement(self.time, symbol_state.problem_count, reason)

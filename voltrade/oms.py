@@ -107,6 +107,9 @@ class OrderMonitor:
         self._index = index
         self._row = self._books.symbols[index]
         records.new_symbol(self._row, index, instrument, exits, execution)
+        self.books_agree = False
+        """Whether the last snapshot had the position of our books, from after each trade known, and nothing has cast
+        doubt on that since: `reconciled`, but for orders of somebody else that only rest."""
         self._register = OrderRegister(self._books, index)
         self._check = SnapshotCheck(self._register)
         self._outputs = OrderOutputs(self._register, self._books, instrument, exits, epoch, gates)
@@ -160,8 +163,8 @@ class OrderMonitor:
         return bool(self._row["reconciled"])
 
     @reconciled.setter
-    def reconciled(self, agrees: bool) -> None:
-        self._row["reconciled"] = agrees
+    def reconciled(self, is_ours: bool) -> None:
+        self._row["reconciled"] = self.books_agree = is_ours
 
     @property
     def ignored(self) -> int:
@@ -510,33 +513,34 @@ class OrderMonitor:
         return outputs
 
     def _compare(self, snapshot: Snapshot) -> list[Output]:
-        """Set `reconciled` after a snapshot has been applied; alert when positions differ the second time in a row.
+        """Set `reconciled` and `books_agree` after a snapshot has been applied; alert when positions differ the second
+        time in a row.
 
         A position that is older than a known trade agrees with nothing, even if our books show the same.
         """
         ours, theirs = self.position, snapshot.position.quantity
         is_behind = self._check.is_behind(snapshot)
-        self.reconciled = ours == theirs and not is_behind and not self._check.foreign_ids(snapshot)
-        if self.reconciled:
-            self._disagreement_count = 0
+        agrees = ours == theirs and not is_behind
+        self.reconciled = agrees and not self._check.foreign_ids(snapshot)
+        self.books_agree = agrees
+        if agrees:
             self._check.note_agreement(snapshot)
-            if self._check.accounts_for_all(snapshot):
-                self._row["agreed_at"], self._unconfirmed_count = snapshot.time, 0
-            elif self._books.account["keep_position"]:  # the session ends once a snapshot confirms the orders that stay
-                self.schedule_account_read(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
-                self._unconfirmed_count += 1
         self._check.note_shown(snapshot)
         self._check.note_positions(ours, theirs)
         if self.reconciled:
-            return []
+            self._disagreement_count = 0
+        else:
+            self._row["snapshot_at"] = NEVER  # the growing pause replaces earlier requests of single orders
+            is_unnamed = bool(self._check.unknown_orders(snapshot))  # the lots may be ours, and without a stop
+            spared = states.QUICK_TRIES if is_unnamed else 0
+            pause = _pause(max(self._disagreement_count - spared, 0))
+            self.schedule_account_read(snapshot.time + pause, states.NOT_AGREED)
+            self._disagreement_count += 1
         is_foreign = self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS and theirs * ours > ours * ours
-        if is_foreign and not is_behind and self._check.accounts_for_all(snapshot):
-            self._row["agreed_at"] = snapshot.time  # a kept position's stop needs to cover our own lots alone
-        self._row["snapshot_at"] = NEVER  # the growing pause replaces earlier requests of single orders
-        is_unnamed = bool(self._check.unknown_orders(snapshot))  # the lots may be ours, and without a stop
-        spared = states.QUICK_TRIES if is_unnamed else 0
-        self.on_disagreement(snapshot.time, max(self._disagreement_count - spared, 0), states.NOT_AGREED)
-        self._disagreement_count += 1
+        if (agrees or is_foreign) and not is_behind:
+            self._confirm_orders(snapshot)  # a kept position's stop needs to cover our own lots alone
+        if agrees:
+            return []
         if self._check.has_lost_lots():
             return self._book_lost_lots(snapshot, abs(ours) - max(theirs * (1 if ours > 0 else -1), 0))
         # One snapshot may be taken between two fills, so only the second alerts the operator.
@@ -544,6 +548,15 @@ class OrderMonitor:
             text = f"the exchange has {theirs} lots, our fills make {ours}"
             return [Alert(snapshot.time, "POSITION_MISMATCH", text)]
         return []
+
+    def _confirm_orders(self, snapshot: Snapshot) -> None:
+        """Note that a snapshot accounts for all orders; else read the account again where a session that keeps its
+        position waits for that to end."""
+        if self._check.accounts_for_all(snapshot):
+            self._row["agreed_at"], self._unconfirmed_count = snapshot.time, 0
+        elif self._books.account["keep_position"]:
+            self.schedule_account_read(snapshot.time + _pause(self._unconfirmed_count), states.NOT_LISTED)
+            self._unconfirmed_count += 1
 
     def _book_lost_lots(self, snapshot: Snapshot, lots: int) -> list[Output]:
         """Adjust our books where the exchange has repeatedly shown fewer lots than ours, and no trade explains it.

@@ -477,6 +477,7 @@ def test_an_open_order_of_somebody_else_makes_the_account_unreconciled(kind: str
         listed["algo_orders"] = (*listed["algo_orders"], replace(listed["algo_orders"][0], client_order_id="web_abc"))
     harness.monitor.on_snapshot(what_is_held(10, **listed))
     assert not harness.monitor.reconciled
+    assert harness.monitor.books_agree, "it has filled nothing"
 
 
 def test_exits_that_are_refused_are_tried_again_with_growing_pauses() -> None:
@@ -643,7 +644,7 @@ def test_each_change_of_the_user_link_makes_the_account_unreconciled(up: bool) -
     [harness] = core.symbol_states.values()
     assert harness.monitor.reconciled
     _, outputs = core.handle(StreamStatus(5, "user", up))
-    assert not harness.monitor.reconciled
+    assert (harness.monitor.reconciled, harness.monitor.books_agree) == (False, False)
     assert len([o for o in outputs if isinstance(o, TakeSnapshot)]) == up
 
 

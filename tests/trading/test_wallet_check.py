@@ -14,6 +14,7 @@ from voltrade.model import (
     MINUTE_MS,
     AccountUpdate,
     Alert,
+    AlgoUpdate,
     Income,
     OrderType,
     OrderUpdate,
@@ -92,6 +93,22 @@ def test_a_difference_is_booked_as_what_the_history_says(
 
 def test_funding_of_a_symbol_that_is_not_traded_here_is_a_transfer() -> None:
     assert read(opened(), "9998", (70_000, "FUNDING_FEE", "-2"), symbol="ETHUSDT") == ["TRANSFER -2.00000000"]
+
+
+@pytest.mark.parametrize(("held", "books_wallet"), [(0, 10_050), (4, 10_000)], ids=["order", "order and lots"])
+def test_a_deposit_is_booked_while_an_order_of_somebody_else_rests(held: int, books_wallet: int) -> None:
+    """It fills nothing, so that nothing is missing in our books; lots that our fills don't make may be its fills.
+
+    Entries wait for the order to go, either way.
+    """
+    core = opened()
+    resting = AlgoUpdate(2, "BTCUSDT", "theirs", 9, Side.SELL, OrderType.STOP_MARKET, "NEW", 10, 900, 0)
+    rows = (Income(70_000, "TRANSFER", money(50), ""),)
+    for at in (LATER, LATER + 30_000):
+        shown = replace(a_snapshot(at, held), wallet=money(10_050), algo_orders=(resting,), income=rows)
+        core.handle(shown)
+    assert books(core)[0] == books_wallet
+    assert not core.symbol_states["BTCUSDT"].monitor.reconciled
 
 
 def test_what_the_stream_has_told_is_not_booked_again() -> None:
