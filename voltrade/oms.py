@@ -110,6 +110,8 @@ class OrderMonitor:
         self.books_agree = False
         """Whether the last snapshot had the position of our books, from after each trade known, and nothing has cast
         doubt on that since: `reconciled`, but for orders of somebody else that only rest."""
+        self.foreign_orders: tuple[str, ...] = ()
+        """Client order ids of the open orders of the last snapshot that aren't ours."""
         self._register = OrderRegister(self._books, index)
         self._check = SnapshotCheck(self._register)
         self._outputs = OrderOutputs(self._register, self._books, instrument, exits, epoch, gates)
@@ -521,7 +523,8 @@ class OrderMonitor:
         ours, theirs = self.position, snapshot.position.quantity
         is_behind = self._check.is_behind(snapshot)
         agrees = ours == theirs and not is_behind
-        self.reconciled = agrees and not self._check.foreign_ids(snapshot)
+        self.foreign_orders = tuple(self._check.foreign_ids(snapshot))
+        self.reconciled = agrees and not self.foreign_orders
         self.books_agree = agrees
         if agrees:
             self._check.note_agreement(snapshot)

@@ -146,17 +146,24 @@ def switch_rules(symbol_states: Iterable[SymbolState], command: Operator) -> lis
 
 
 def abandoned(symbol_states: Iterable[SymbolState], reason: str, time: int) -> list[Output]:
-    """Return an alert with what our books have at an exchange that is gone: positions, and orders that can act."""
-    left = ", ".join(part for each in symbol_states for part in _left_of(each)) or "nothing that we know of"
+    """Return an alert with what our books have at an exchange that is gone."""
+    left = left_at_exchange(symbol_states) or "nothing that we know of"
     return [
         Alert(time, ABANDONED, f"{reason}: the exchange is gone, and nobody looks after what is left there: {left}")
     ]
 
 
+def left_at_exchange(symbol_states: Iterable[SymbolState]) -> str:
+    """Return what is at the exchange as far as we know: positions, orders of ours that can act, and orders of others
+    that the last snapshot has listed; empty where nothing is."""
+    return ", ".join(part for each in symbol_states for part in _left_of(each))
+
+
 def _left_of(symbol_state: SymbolState) -> list[str]:
     monitor, instrument = symbol_state.monitor, symbol_state.instrument
     held = [f"{instrument.quantity(monitor.position):f} {instrument.base_asset}"] if monitor.position else []
-    return held + [_order_text(order, instrument) for order in monitor.orders.values() if not order.done]
+    ours = [_order_text(order, instrument) for order in monitor.orders.values() if not order.done]
+    return held + ours + [f"order {name}, which isn't ours" for name in monitor.foreign_orders]
 
 
 def _order_text(order: Order, instrument: Instrument) -> str:

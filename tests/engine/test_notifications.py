@@ -112,6 +112,8 @@ def test_an_exit_is_told_of_by_its_round_trip(messages: SessionMessages) -> None
     ]
     ended = messages.ended("TAPE_END", "ab12", [TRIP.net, MONEY])
     assert ended.text == "ended: TAPE_END; 2 round trips, net -53.00 USDT; head ab12"
+    kept = messages.ended("STOPPED", "ab12", [], "0.300 BTC")
+    assert "net +0.00 USDT; nobody looks after what is left at the exchange: 0.300 BTC; head ab12" in kept.text
 
 
 def test_an_exit_that_does_not_close_the_position_is_told_of_as_a_fill(messages: SessionMessages) -> None:

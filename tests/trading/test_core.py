@@ -52,6 +52,7 @@ from voltrade.orders.account_books import AccountBooks
 from voltrade.orders.records import SIGNAL
 from voltrade.research.backtest import Backtest, backtest
 from voltrade.simulated.symbols import shipped_instrument
+from voltrade.symbol_state import left_at_exchange
 
 QUICK = {
     **{"seed": 7, "hours": 4.0, "threshold": 15, "cooldown_bars": 1, "take_profit_atr": 2.0},
@@ -601,6 +602,24 @@ def test_a_session_that_keeps_its_position_ends_when_the_exchange_has_confirmed_
     assert not core.finished
     core.handle(replace(a_snapshot(7, 10), algo_orders=(resting,)))
     assert core.finished
+
+
+def test_a_session_that_keeps_its_position_ends_beside_an_order_of_somebody_else_and_says_so() -> None:
+    """It isn't ours to wait for, nor to cancel."""
+    core = a_core()
+    a_position(core)
+    resting = a_stop(core)
+    theirs = replace(resting, client_order_id="web_1", algo_id=9)
+    core.handle(Operator(6, "protect", "bye", final=True))
+    core.handle(replace(a_snapshot(7, 10), algo_orders=(theirs,)))
+    assert not core.finished, "our stop isn't listed"
+    core.handle(replace(a_snapshot(8, 10), algo_orders=(resting, theirs)))
+    assert core.finished
+    assert left_at_exchange(core.symbol_states.values()) == (
+        f"0.010 BTC, stop {resting.client_order_id} of 0.010 at 98.0 (NEW), order web_1, which isn't ours"
+    )
+    core.handle(replace(a_snapshot(9, 10), algo_orders=(resting,)))
+    assert "web_1" not in left_at_exchange(core.symbol_states.values())
 
 
 @pytest.mark.parametrize(

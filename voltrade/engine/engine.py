@@ -60,6 +60,7 @@ from voltrade.runs.ledger_file import FinalState
 from voltrade.runs.replay import Replay, session_facts, start_row
 from voltrade.runs.run_file import JOURNAL, Record, utc_now
 from voltrade.strategy.rule_file import signal_engine_of
+from voltrade.symbol_state import left_at_exchange
 
 log = logging.getLogger(__name__)
 
@@ -413,7 +414,8 @@ class Engine:
         self._journal.append("End", self._system.core.time, {"reason": reason})
         self._journal.commit()
         if self._messages is not None:
-            self.notifier.post(self._messages.ended(reason, self._journal.head, nets_of(self._dir / JOURNAL)))
+            nets, left = nets_of(self._dir / JOURNAL), left_at_exchange(self._system.core.symbol_states.values())
+            self.notifier.post(self._messages.ended(reason, self._journal.head, nets, left))
         self._save_final_state()
         self._save_frames()
         self._note_notebook()

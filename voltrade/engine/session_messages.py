@@ -95,9 +95,11 @@ class SessionMessages:
             messages, self._exits = self._exits, []
         return [*messages, *handler(self, fact)] if handler else messages
 
-    def ended(self, reason: str, head: str, nets: Sequence[int]) -> Message:
-        """Return the message of a session's end, with the nets of all its round trips, in money."""
-        return Message(f"ended: {reason}; {len(nets)} round trips, net {self._money(sum(nets))}; head {head}")
+    def ended(self, reason: str, head: str, nets: Sequence[int], left: str = "") -> Message:
+        """Return the message of a session's end, with the nets of all its round trips, in money, and what is `left` at
+        the exchange."""
+        untended = f"; nobody looks after what is left at the exchange: {left}" if left else ""
+        return Message(f"ended: {reason}; {len(nets)} round trips, net {self._money(sum(nets))}{untended}; head {head}")
 
     def _on_intent(self, intent: OrderIntent) -> Iterator[Message]:
         self._orders[intent.order.client_order_id] = _OpenOrder(intent)
