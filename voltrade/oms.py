@@ -46,7 +46,13 @@ from voltrade.orders.order_register import OpenPosition, Order, OrderRegister
 from voltrade.orders.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.orders.records import BooksEvent
 from voltrade.orders.saved_orders import open_position_state, restore_open_position
-from voltrade.orders.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
+from voltrade.orders.snapshot_check import (
+    FOREIGN_LOTS_AFTER_SNAPSHOTS,
+    SnapshotCheck,
+    foreign_kind,
+    listed_ids,
+    share,
+)
 from voltrade.risk import Gate, whole
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
@@ -64,8 +70,6 @@ _OUTCOMES = {
     Outcome.REFUSED: states.REFUSED,
     Outcome.UNKNOWN: states.UNKNOWN_OUTCOME,
 }
-FOREIGN_LOTS_AFTER_SNAPSHOTS = 5
-"""After this many snapshots in a row with lots that our fills don't explain, these lots count as foreign."""
 _ABSENT_CODES = (-2013, -20124)
 
 
@@ -477,7 +481,7 @@ class OrderMonitor:
         outputs += self._react(records.SYNC_WANTED)
         outputs += self._compare(snapshot)
         self._unlisted &= {order.row.number for order in unlisted}
-        if self.position == snapshot.position.quantity:
+        if self.position == snapshot.position.quantity or self._check.has_foreign_lots(self.position, snapshot):
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
         is_explained = (
@@ -522,6 +526,7 @@ class OrderMonitor:
         """
         ours, theirs = self.position, snapshot.position.quantity
         is_behind = self._check.is_behind(snapshot)
+        self._check.note_positions(ours, theirs)
         agrees = ours == theirs and not is_behind
         self.foreign_orders = tuple(self._check.foreign_ids(snapshot))
         self.reconciled = agrees and not self.foreign_orders
@@ -529,7 +534,6 @@ class OrderMonitor:
         if agrees:
             self._check.note_agreement(snapshot)
         self._check.note_shown(snapshot)
-        self._check.note_positions(ours, theirs)
         if self.reconciled:
             self._disagreement_count = 0
         else:
@@ -539,8 +543,7 @@ class OrderMonitor:
             pause = _pause(max(self._disagreement_count - spared, 0))
             self.schedule_account_read(snapshot.time + pause, states.NOT_AGREED)
             self._disagreement_count += 1
-        is_foreign = self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS and theirs * ours > ours * ours
-        if (agrees or is_foreign) and not is_behind:
+        if agrees or (ours and self._check.has_foreign_lots(ours, snapshot)):
             self._confirm_orders(snapshot)  # a kept position's stop needs to cover our own lots alone
         if agrees:
             return []

@@ -643,6 +643,19 @@ def test_a_session_that_keeps_its_position_ends_although_somebody_has_added_to_i
     assert finished.count(True) == (8 - readings if readings else 0)
 
 
+def test_a_session_that_keeps_its_position_ends_beside_an_order_of_somebody_else() -> None:
+    """Entries wait until it is gone, but position and stop are confirmed."""
+    core = a_core()
+    a_position(core)
+    resting = a_stop(core)
+    core.handle(Operator(6, "protect", "bye", final=True))
+    theirs = replace(resting, client_order_id="theirs")
+    core.handle(replace(a_snapshot(7, 10), algo_orders=(theirs,)))
+    assert not core.finished
+    core.handle(replace(a_snapshot(8, 10), algo_orders=(resting, theirs)))
+    assert core.finished
+
+
 def test_a_refusal_that_nobody_knows_halts_until_a_person_has_looked() -> None:
     core = a_core()
     a_position(core)

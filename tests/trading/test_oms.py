@@ -444,6 +444,33 @@ def test_an_order_that_is_told_of_needs_the_whole_evidence_of_its_absence_again(
     assert states == ["NEW", "NEW", "GONE"]
 
 
+@pytest.mark.parametrize(
+    ("held", "readings", "is_gone"),
+    [(14, 5, True), (14, 4, False), (6, 5, False), (-14, 5, False)],
+    ids=["somebody's lots beside ours", "not sure yet", "fewer than ours", "the other side"],
+)
+def test_a_stop_that_is_gone_is_missed_beside_lots_of_somebody_else(held: int, readings: int, is_gone: bool) -> None:
+    """The account never has our position then: lots that five readings don't explain speak no more for the stop."""
+    harness = Harness().in_position()
+    for number in range(readings - 1):
+        listing = a_listing(harness, STOP, TARGET)
+        harness.monitor.on_snapshot(replace(a_snapshot(held, **listing), time=11_000 + number * 1_000))
+    sent = intents(absent(harness, STOP, position=held))
+    assert [stop.order.client_order_id for stop in sent] == ["vt-e-1s2"] * is_gone
+    assert harness.monitor.orders[STOP].state == ("GONE" if is_gone else "NEW")
+
+
+@pytest.mark.parametrize("held", [10, -10])
+def test_an_entry_that_was_never_placed_is_given_up_beside_lots_of_somebody_else(held: int) -> None:
+    """Else a session with it would never end."""
+    harness = Harness()
+    harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    for number in range(4):
+        harness.monitor.on_snapshot(replace(a_snapshot(held), time=2_000 + number * 1_000))
+    absent(harness, ENTRY, position=held)
+    assert (harness.monitor.orders[ENTRY].state, harness.monitor.in_round_trip) == ("NOT_PLACED", False)
+
+
 def test_an_error_while_asking_is_no_evidence() -> None:
     harness = Harness()
     harness.reply(ENTRY, "submit", Outcome.UNKNOWN)

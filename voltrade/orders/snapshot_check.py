@@ -14,6 +14,8 @@ ADJUSTED_AFTER = 3
 """This many snapshots in a row must show the same position, smaller than our fills make it, and an exit must have been
 refused because there was nothing to reduce, before the books are adjusted."""
 
+FOREIGN_LOTS_AFTER_SNAPSHOTS = 5
+"""After this many snapshots in a row with lots that our fills don't explain, these lots count as foreign."""
 BEHIND_AT_MOST = 5
 """From this many snapshots in a row on, a position is believed that the known trades do not lead to."""
 CLOCKS_APART_MS = 1_000
@@ -215,7 +217,19 @@ class SnapshotCheck:
         lists_all = _last_trade(snapshot) >= self.told_trade_id and self.trades_lead_to_position(snapshot)
         is_shown = lists_all or self.told_trade_id <= self.agreed_trade_id
         self._behind = 0 if is_shown else self._behind + 1
+        return self._is_behind()
+
+    def _is_behind(self) -> bool:
         return 0 < self._behind < BEHIND_AT_MOST
+
+    def has_foreign_lots(self, ours: int, snapshot: Snapshot) -> bool:
+        """Return whether a snapshot has our position, in signed lots, and lots beyond it that count as foreign.
+
+        It then tells as much of our orders as one that agrees. Of fewer lots than ours nothing is known.
+        """
+        theirs = snapshot.position.quantity
+        has_more = theirs * ours >= 0 and abs(theirs) > abs(ours)
+        return has_more and self.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS and not self._is_behind()
 
     def lists_ours_alone(self, summary: AccountSummary) -> bool:
         """Return whether the open orders of a summary are those of ours, none of which is in flight or unknown."""

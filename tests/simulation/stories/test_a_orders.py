@@ -37,6 +37,7 @@ from simulation.stories.plots import (
     ORDER,
     SYMBOL,
     answers,
+    by_hand,
     events,
     none_yet,
     rarely,
@@ -189,6 +190,14 @@ def test_a5_stop_that_the_exchange_has_lost_without_a_word_is_put_back() -> None
     evidence = story(at(10, "forget_stops", with_=SYMBOL), duration_s=100.0)
     assert [stop["time"] < when(evidence, 80) for stop in placed(evidence, "STOP_MARKET")] == [True, True]
     assert position_at_end(evidence) == 0
+
+
+def test_a5_stop_that_the_exchange_has_lost_is_put_back_beside_lots_of_somebody_else() -> None:
+    """A person has added to the position, so that the account never has the one of our books."""
+    evidence = story(by_hand(5, "BUY", "0.1"), at(30, "forget_stops", with_=SYMBOL), duration_s=110.0)
+    assert [stop["time"] < when(evidence, 100) for stop in placed(evidence, "STOP_MARKET")] == [True, True]
+    assert ended(evidence)
+    assert open_at_end(evidence) == []
 
 
 def test_a4_target_that_stays_triggering_is_left_by_an_exit() -> None:

@@ -19,7 +19,7 @@ import pytest
 from simulation.evidence import Evidence, Json
 from simulation.scenario import at
 from simulation.stories import claims
-from simulation.stories.plots import ALGO, DOWN, ORDER, PRICE, SYMBOL, answers, rarely, story
+from simulation.stories.plots import ALGO, DOWN, ORDER, PRICE, SYMBOL, answers, by_hand, rarely, story
 
 LOG = "runs/run/journal.db-wal"
 LOSES: Json = {"max_consecutive_losses": 1, "consecutive_losses_resume": "person", "cooldown_bars": 1}
@@ -291,3 +291,19 @@ def test_protect_ends_when_the_exchange_has_confirmed_what_is_left(lost: str) ->
     listed = (row.body["fills"] for row in evidence.journals[0] if row.kind == "Snapshot")
     told |= {fill["trade_id"] for fills in listed for fill in fills}
     assert {row["trade_id"] for row in evidence.of_kind("fill")} <= told
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        at(5, "order", with_={**SYMBOL, "side": "BUY", "quantity": "0.1", "type": "LIMIT", "price": "70000"}),
+        rarely(at(5, "twap", with_={**SYMBOL, "side": "BUY", "quantity": "0.1"})),
+        rarely(by_hand(5, "BUY", "0.1")),
+    ],
+    ids=["a limit order", "a TWAP", "lots"],
+)
+def test_protect_ends_beside_what_somebody_else_has_there(theirs: Any) -> None:
+    """It is not ours and stays; our position has its stop."""
+    evidence = story(theirs, duration_s=40.0, on_duration_end="protect")
+    assert [life.how for life in evidence.lives] == ["ended"]
+    assert "vt-e0-1s1" in claims.open_at_end(evidence)
