@@ -106,6 +106,8 @@ class RestReads:
         self.is_reading, failures = True, 0
         try:
             while True:
+                # What was asked for meanwhile is due also where the reading under way has failed.
+                command = replace(command, reason=self._read_again or command.reason)
                 if command.reason != COMPARE:  # a comparison weighs little, and has an interval of its own
                     await self._wait_for_turn()
                 self._read_again = ""
@@ -124,7 +126,7 @@ class RestReads:
                     self._note(snapshot)
                 if not self._read_again:
                     return
-                command, begun = replace(command, reason=self._read_again), None
+                begun = None
         finally:
             self.is_reading = False
 

@@ -307,3 +307,13 @@ def test_protect_ends_beside_what_somebody_else_has_there(theirs: Any) -> None:
     evidence = story(theirs, duration_s=40.0, on_duration_end="protect")
     assert [life.how for life in evidence.lives] == ["ended"]
     assert "vt-e0-1s1" in claims.open_at_end(evidence)
+
+
+def test_protect_ends_although_a_comparison_was_failing_when_it_asked_for_the_account() -> None:
+    """The comparison of the first minute fails for 10 s, and meanwhile the session's time is over."""
+    fails = at(58, "answer", 10, on="GET /fapi/v3/account", **DOWN)
+    evidence = story(fails, duration_s=64.0, on_duration_end="protect")
+    failed = [each.sent for each in evidence.requests if each.path == "/fapi/v3/account" and each.status == 503]
+    claims.premise(failed and failed[0] < claims.when(evidence, 64), "a comparison that fails before the end")
+    assert [life.how for life in evidence.lives] == ["ended"]
+    assert claims.open_at_end(evidence) == ["vt-e0-1s1"]
