@@ -182,7 +182,7 @@ class LiveTradingSystem:
             self.is_journaled = False
             consumed, outputs = self.core.handle(event)
             if consumed:
-                self._add_market(event[:consumed] if isinstance(event, Trades) else event)
+                self._add_market(event.first(consumed) if isinstance(event, Trades) else event)
         else:
             self.write_market()
             event = self._write(event)
@@ -430,9 +430,9 @@ class LiveTradingSystem:
         pending: set[asyncio.Task[None]] = set()
         commit_at, written_at = 0.0, 0.0
         while not (self.core.finished and (self.core.is_abandoned or not (pending or self._is_unstored))):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._wait_s()):
-                    await self._inbox.arrived.wait()
+            timer = asyncio.get_running_loop().call_later(self._wait_s(), self._inbox.arrived.set)
+            await self._inbox.arrived.wait()
+            timer.cancel()
             await asyncio.sleep(0)  # other tasks get their turn even if the wait returns at once
             self._inbox.arrived.clear()
             for command in self._consume():

@@ -256,6 +256,10 @@ class Trades:
         columns = self.id[rows], self.price[rows], self.quantity[rows], self.time[rows], self.buyer_is_maker[rows]
         return Trades(self.symbol, *columns)
 
+    def first(self, count: int) -> Trades:
+        """Return the first so many trades: the block itself where it has no more."""
+        return self if count == len(self.id) else self[:count]
+
     def rows(self) -> Iterator[tuple[int, int, int, int, bool]]:
         """Yield each trade as a row of `from_rows`."""
         return zip(*(column.tolist() for column in self.columns), strict=True)

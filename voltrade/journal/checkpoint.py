@@ -37,6 +37,7 @@ OMITTED_ATTRIBUTES = {
         "_accounts",
         "_symbols",
         "_events",
+        "_questions",
         "account",
         "symbols",
         "breaker",

@@ -92,6 +92,8 @@ class AccountBooks:
         self.symbols: list[Any] = list(bare(self._symbols))
         self.breaker: CircuitBreaker | None = None
         self.monitors: list[Monitor] = []
+        self._questions: dict[tuple[int, int], Rows] = {}
+        """The events of questions that were asked before: they are asked at each step of a session."""
         self._reasons = list(REASONS)
         self._numbers = {text: number for number, text in enumerate(REASONS)}
         self._step, self._decide = step(), decide
@@ -142,8 +144,10 @@ class AccountBooks:
 
     def ask(self, question: int, symbol: int = 0) -> int:
         """Return the answer to a question, NEXT_DUE to WAKE_AT_BAR of `records`."""
-        self._events[0] = BooksEvent(ASKED, symbol, code=question)
-        return int(self._step(self._accounts, self._symbols, self._events))  # numpy's own where nothing is compiled
+        if (question, symbol) not in self._questions:
+            self._questions[question, symbol] = np.array([BooksEvent(ASKED, symbol, code=question)], BOOKS_EVENT)
+        asked = self._questions[question, symbol]
+        return int(self._step(self._accounts, self._symbols, asked))  # numpy's own where nothing is compiled
 
     def react(self, event: BooksEvent) -> list[Output]:
         """Take an event; return its outputs in order."""

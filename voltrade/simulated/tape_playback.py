@@ -247,6 +247,12 @@ def steps_until(players: Sequence[TapePlayer], time: int) -> Iterator[tuple[Tape
     of the other symbols are played before it. Within a millisecond arrivals come first, then the order is that of the
     players. So the margin of an account with several symbols does not depend on how `time` advances.
     """
+    if len(players) == 1:  # as below, where nobody else is to be played before
+        [player] = players
+        while (stretch := player.due(time)).end is not None:
+            yield player, stretch.trades, stretch.mark
+            player.play(len(stretch.trades), stretch.mark is not None, stretch.end)
+        return
     while True:
         due = [player.due(time) for player in players]
         ends = [(each.end, not each.arrives, number) for number, each in enumerate(due) if each.end is not None]

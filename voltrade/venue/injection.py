@@ -71,6 +71,8 @@ class Faults:
     ) -> None:
         self.ahead_ms = self._down_until = self._unreachable_until = 0
         self._script: list[Fault] = []
+        self._stale: list[int] = []
+        """Numbers of the faults that answer from the past."""
         self._timed: list[int] = []
         """Numbers of the faults with a time."""
         self._next_timed: int | None = None
@@ -114,6 +116,8 @@ class Faults:
             if fault.do in TIMES:
                 self._timed.append(len(self._script))
                 self._next_timed = None
+            elif fault.do == "stale":
+                self._stale.append(len(self._script))
             self._script.append(fault)
 
     def _write_script(self, faults: Iterable[Fault]) -> None:
@@ -239,11 +243,8 @@ class Faults:
     def _keep_past(self, now: int) -> None:
         """Keep the exchange as it is now, where a fault may answer from it later."""
         at_s = (now - self._begin) / 1000
-        lags = [
-            fault.for_s
-            for number, fault in enumerate(self._script)
-            if fault.do == "stale" and fault.at_s - fault.for_s <= at_s < fault.until_s and not self._is_used_up(number)
-        ]
+        faults = [self._script[number] for number in self._stale if not self._is_used_up(number)]
+        lags = [fault.for_s for fault in faults if fault.at_s - fault.for_s <= at_s < fault.until_s]
         if not lags:
             self._past.clear()
             return

@@ -24,6 +24,8 @@ INTERVALS_MS: Mapping[str, int] = {
     "1d": DAY_MS,
 }
 """Kline intervals that the venue supports."""
+KLINES: Mapping[str, str] = {f"kline_{interval}": interval for interval in INTERVALS_MS}
+"""Kline intervals by the names of their streams."""
 
 
 class MarketData:

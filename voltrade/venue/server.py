@@ -36,7 +36,7 @@ from voltrade.simulated.tape_playback import TapePlayer, exchange_for, player_fo
 from voltrade.venue.faults import Fault, check_lockstep, read_script
 from voltrade.venue.finer import Fineness
 from voltrade.venue.injection import Faults
-from voltrade.venue.market_data import INTERVALS_MS, MarketData, mark_message
+from voltrade.venue.market_data import KLINES, MarketData, mark_message
 from voltrade.venue.messages import OPEN, Json, user_events
 from voltrade.venue.requests import Params, Response
 from voltrade.venue.rest import RestApi
@@ -326,9 +326,9 @@ class Venue:
             self._push(data, "aggTrade", data.agg_trade_events(data.trades[before:end]))
         if data.sent > before and "bookTicker" in wanted:
             self._push(data, "bookTicker", [orjson.dumps(data.book("bookTicker", 0))])
-        for interval in INTERVALS_MS if data.time > then else ():
-            if f"kline_{interval}" in wanted:
-                self._push(data, f"kline_{interval}", data.kline_events(interval, before, then))
+        for kind, interval in KLINES.items() if data.time > then else ():
+            if kind in wanted:
+                self._push(data, kind, data.kline_events(interval, before, then))
         if mark is not None and len(data.marks) <= player.marks_played:
             data.marks.append(mark)
             for kind in wanted & {"markPrice", "markPrice@1s"}:

@@ -18,7 +18,7 @@ from aiohttp import WSMsgType, web
 
 from voltrade.model import NEVER
 from voltrade.simulated.refusals import refuse_if
-from voltrade.venue.market_data import INTERVALS_MS
+from voltrade.venue.market_data import KLINES
 from voltrade.venue.messages import Json
 
 LISTEN_KEY_MS = 3_600_000
@@ -33,7 +33,7 @@ MAX_MESSAGES, MAX_STREAMS = 10, 1024
 BACKLOG_BYTES = 64 << 20
 """A client with more unread bytes is disconnected."""
 
-_MARKET = frozenset({"aggTrade", "markPrice", "markPrice@1s", *(f"kline_{interval}" for interval in INTERVALS_MS)})
+_MARKET = frozenset({"aggTrade", "markPrice", "markPrice@1s", *KLINES})
 MARKET_STREAMS: Mapping[str, frozenset[str]] = {
     **{"market": _MARKET, "public": frozenset({"bookTicker"}), "private": frozenset()},
     "": _MARKET | {"bookTicker"},
@@ -140,8 +140,8 @@ class Streams:
 
     def kinds(self, symbol: str) -> set[str]:
         """Return the streams of a symbol with subscribers, such as `aggTrade`."""
-        pairs = (name.split("@", 1) for socket in self.sockets for name in socket.names if "@" in name)
-        return {kind for of, kind in pairs if of == symbol.lower()}
+        head = f"{symbol.lower()}@"
+        return {name[len(head) :] for socket in self.sockets for name in socket.names if name.startswith(head)}
 
     def push(self, symbol: str, kind: str, events: list[bytes]) -> None:
         """Send events of a market stream to its subscribers."""
