@@ -55,6 +55,25 @@ STOPPED: set[Process] = set()
 """Processes that are held still, of any loop: while there are none, no callback's process is looked up."""
 
 
+class Callback(asyncio.TimerHandle):
+    """What the loop calls, at once or at a time: without what asyncio keeps of each for a debugger."""
+
+    __slots__ = ()
+    _repr = _source_traceback = None
+
+    def __init__(
+        self, when: float, callback: Any, args: Any, loop: VirtualLoop, context: contextvars.Context | None
+    ) -> None:
+        self._when, self._callback, self._args, self._loop = when, callback, args, loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Do nothing when its time comes."""
+        self._cancelled = True
+        self._callback = self._args = None
+
+
 class Stuck(RuntimeError):
     """Everybody waits, and nothing will ever happen."""
 
@@ -74,7 +93,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._begin_ms = begin_ms
         self._now = 0.0
         self.now_ms = begin_ms
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Callback]] = []
         """By time, and those of one moment in the order in which they were set: what travels together stays so."""
         self._set = 0
         self.set_task_factory(_make_task)
@@ -95,16 +114,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
         finally:
             handle.cancel()
 
-    def call_at(
-        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Callback:
+        ready = Callback(self._now, callback, args, self, context)
+        self._ready.append(ready)
+        return ready
+
+    def call_later(
+        self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Callback:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Callback:
+        timer = Callback(when, callback, args, self, context)
         self._set += 1
         heapq.heappush(self._timers, (when, self._set, timer))
         return timer
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is dropped when its time comes."""
 
     def _run_once(self) -> None:
         """Run what is ready, after a jump to the next timer where nothing is."""
@@ -119,8 +143,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 continue
             if STOPPED and (process := handle._context.get(PROCESS)) in STOPPED:
                 process.keep(handle)
-            else:
-                handle._run()
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": "exception in a callback", "exception": error})
 
     def _jump(self) -> None:
         timers = self._timers

@@ -267,7 +267,7 @@ class _Asked:
         self._body = body or ""
         self.what, self.whole = f"{method} {self.path}", f"{method} {self.raw_path} {self._body}"
         self.places = method == "POST" and self.path in ("/fapi/v1/order", "/fapi/v1/algoOrder")
-        params = Params(parts.query, self._body)
+        params = Params(parts.query, self._body) if "lient" in self.whole else {}
         names = ("newClientOrderId", "clientAlgoId", "origClientOrderId")
         self.client_id = next((params.get(name) for name in names if params.get(name)), "")
 

@@ -72,7 +72,7 @@ class World:
         self._restarts: defaultdict[int, Restarts] = defaultdict(Restarts)
         """What the guardian of each run knows of its engines' deaths."""
         self._refused: Counter[int] = Counter()
-        self.config = read_parameters(plan.settings)
+        self.config = read_parameters(plan.settings, tries_rule=False)  # the engine does
         self.disk = Disk(root, plan.seed)
         DISK.set(self.disk)
         self._outside = contextvars.copy_context()
