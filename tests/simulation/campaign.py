@@ -260,7 +260,7 @@ def summary(lines: Sequence[Json]) -> str:
     parts += _violations(lines)
     measures = [line["measures"] for line in lines if "measures" in line]
     parts += [f"  over all: {found.oracle} {found.kind}: {found.text}" for found in campaign_violations(measures)]
-    parts += _entered(measures) + _compared(lines)
+    parts += _halted(measures) + _entered(measures) + _compared(lines)
     if other:
         parts += [f"  {len(other)} differ from the backtest: seed {other[0]['seed']}: {other[0]['differences'][0]}"]
     if broken:
@@ -284,6 +284,18 @@ def _compared(lines: Sequence[Json]) -> list[str]:
         many = f"{len(few)} of {len(those)} sessions"
         told += [f"  over all: {many} compare fewer than {LEAST_COMPARED} decisions: {seeds}"]
     return told
+
+
+def _halted(measures: Sequence[Json]) -> list[str]:
+    """How many sessions that should trade on ended halted: by entries that faults kept back, and by anything else."""
+    those = [each for each in measures if each["recoverable"]]
+    halted = [each for each in those if each["halted"]]
+    seeds = [[each["seed"] for each in halted if each["held_back"] is is_so] for is_so in (True, False)]
+    by_faults, others = (f"{len(each)}{f' ({str(each)[1:-1]})' if each else ''}" for each in seeds)
+    return [
+        f"halted at the end, of {len(those)} sessions with faults that can be recovered from: {by_faults} after "
+        f"entries in a row that those faults kept back, by the venue's log; {others} by anything else"
+    ]
 
 
 def _entered(measures: Sequence[Json]) -> list[str]:

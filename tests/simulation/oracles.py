@@ -16,6 +16,7 @@ from decimal import Decimal
 from simulation import entries, funds, market, targets
 from simulation.entries import TRADING_RULES
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Violation
+from simulation.held_back import is_halted_by_faults
 from simulation.reading import (
     BAR_FIELDS,
     COMPARED_MS,
@@ -1806,6 +1807,7 @@ def measure(evidence: Evidence) -> Json:
         "strikes": len(evidence.strikes),
         "deaths": len(reading.deaths),
         "halted": _is_halted(reading),
+        "held_back": is_halted_by_faults(reading),
         "ended": bool(lives) and lives[-1].how == "ended",
         "entries_clean": len(evidence.clean_entries or ()),
         "entries_expected": expected,
@@ -1872,7 +1874,8 @@ RATED = 20
 def campaign_violations(measures: list[Json]) -> list[Violation]:
     """Judge the rates of O13 over sessions.
 
-    Of those with recoverable faults at most 1 % halt, or never end; at least 95 % of the entries that are due outside
+    Of those with recoverable faults at most 1 % halt, but for failed entries in a row that faults kept back, by the
+    venue's log; and at most 1 % never end. At least 95 % of the entries that are due outside
     of faults are sent, and in all three quarters of those without faults; of many sessions at least as many entries as
     sessions are due. None halts without a fault. At most a fifth of all sessions trade next to nothing.
     """
@@ -1884,7 +1887,7 @@ def campaign_violations(measures: list[Json]) -> list[Violation]:
     recoverable = [each for each in measures if each["recoverable"]]
     faulty = [each for each in recoverable if each["strikes"]]
     for kind, many in (
-        ("halted", [each for each in recoverable if each["halted"]]),
+        ("halted", [each for each in recoverable if each["halted"] and not each["held_back"]]),
         ("never ended", [each for each in recoverable if not each["ended"]]),
     ):
         if len(many) > MOST_HALTED * len(recoverable):

@@ -20,7 +20,16 @@ from simulation.tapes import drawn_tape
 
 Json = dict[str, Any]
 MEASURES: Json = {
-    **{"recoverable": True, "halted": False, "ended": True, "entries_expected": 10, "entries_sent": 10, "orders": 30},
+    **{
+        "seed": 1,
+        "recoverable": True,
+        "halted": False,
+        "held_back": False,
+        "ended": True,
+        "entries_expected": 10,
+        "entries_sent": 10,
+        "orders": 30,
+    },
     **{"entries_clean": 10, "entries": 10, "strikes": 2, "met": 1},
 }
 UNCOVERED = ["O5", "uncovered", 61_000, "BTCUSDT: 0.250 uncovered for 9000 ms"]
@@ -194,4 +203,16 @@ def test_the_summary_tells_entries_that_were_due_and_what_faults_cost() -> None:
 def test_rates_are_judged_over_all() -> None:
     lines = [line(seed, ["kill"]) for seed in range(20)]
     lines[3]["measures"] = {**MEASURES, "seed": 3, "halted": True}
-    assert "over all: O13 halted: 1 of 20 sessions" in summary(lines)
+    told = summary(lines)
+    assert "over all: O13 halted: 1 of 20 sessions" in told
+    assert "of 20 sessions with faults that can be recovered from: 0 after entries" in told
+    assert "by the venue's log; 1 (3) by anything else" in told
+
+
+def test_halts_after_entries_that_faults_kept_back_are_told_apart() -> None:
+    lines = [line(seed, ["kill"]) for seed in range(20)]
+    lines[3]["measures"] = {**MEASURES, "seed": 3, "halted": True, "held_back": True}
+    told = summary(lines)
+    assert "over all:" not in told
+    assert "1 (3) after entries in a row that those faults kept back" in told
+    assert "0 by anything else" in told

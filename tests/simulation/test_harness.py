@@ -241,7 +241,16 @@ def test_few_sessions_of_a_campaign_have_only_the_rule_that_comes_with_voltrade(
 # --- what came of it --------------------------------------------------------------------------------------------------
 
 MEASURES: Json = {
-    **{"seed": 1, "recoverable": True, "halted": False, "ended": True, "orders": 30, "strikes": 2, "met": 1},
+    **{
+        "seed": 1,
+        "recoverable": True,
+        "halted": False,
+        "held_back": False,
+        "ended": True,
+        "orders": 30,
+        "strikes": 2,
+        "met": 1,
+    },
     **{"entries": 10, "entries_clean": 10, "entries_expected": 10, "entries_sent": 10},
 }
 FOUND = [["O5", "uncovered", 0, "for a minute"]]
@@ -255,6 +264,7 @@ FOUND = [["O5", "uncovered", 0, "for a minute"]]
         ({"broken": "RuntimeError"}, 1),
         ({"violations": [], "measures": MEASURES, "differences": ["session 1 | backtest 2"]}, 1),
         ({"violations": [], "measures": {**MEASURES, "halted": True}}, 1),
+        ({"violations": [], "measures": {**MEASURES, "halted": True, "held_back": True}}, 0),
         ({"violations": [], "measures": MEASURES, "compared": 4, "cut_s": 3.0}, 1),
         ({"violations": [], "measures": MEASURES, "compared": 5, "cut_s": 3.0}, 0),
     ],

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from support.oracles import decimal_bars
 
-from simulation import entries, funds, market, oracles, reading, targets
+from simulation import entries, funds, held_back, market, oracles, reading, targets
 from simulation import evidence as evidence_module
 from simulation.evidence import Evidence, JournalRow, Json, Life, Request, Strike, Violation, read_journal
 from simulation.oracles import ORACLES, campaign_violations, entry_times, judge, measure
@@ -2026,6 +2026,7 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
     bad = {"halted": True, "ended": False, "entries_sent": 0}
     assert campaign_violations([good] * 99 + [{**good, "halted": True}]) == []
     assert seen(campaign_violations([good] * 98 + [{**good, "halted": True}] * 2)) == {"O13 halted"}
+    assert campaign_violations([good] * 98 + [{**good, "halted": True, "held_back": True}] * 2) == []
     assert seen(campaign_violations([good] * 98 + [{**good, "ended": False}] * 2)) == {"O13 never ended"}
     assert seen(campaign_violations([good] * 19 + [{**good, "entries_sent": 1}])) == set()
     assert seen(campaign_violations([good] * 9 + [{**good, "entries_sent": 0}])) == {"O13 entries missing"}
@@ -2044,7 +2045,9 @@ def test_rates_are_judged_over_a_campaign(clean: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [oracles, entries, funds, market, reading, targets, evidence_module], ids=lambda module: module.__name__
+    "module",
+    [oracles, entries, funds, held_back, market, reading, targets, evidence_module],
+    ids=lambda module: module.__name__,
 )
 def test_the_judges_know_nothing_of_the_product(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text())
