@@ -112,9 +112,7 @@ def _judged(plan: Plan, evidence: Evidence) -> Json:
 
 MOVES_ORDERS = (
     "cancel_stops",
-    "cancel_all",
     "expire_stops",
-    "expire_orders",
     "forget_stops",
     "liquidate",
     "deleverage",

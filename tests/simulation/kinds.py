@@ -72,6 +72,16 @@ def _armed(kind: str, most: int, **facts: Any) -> Callable[[Draw, float], Strike
     return make
 
 
+def _when_ordered(kind: str, **facts: Any) -> Callable[[Draw, float], Strike]:
+    """An act at the venue on orders that work, which few do for long: it waits for the next one of ours."""
+
+    def make(draw: Draw, at: float) -> Strike:
+        more = {name: value(draw) if callable(value) else value for name, value in facts.items()}
+        return (at, "when_ordered", 0.0, {"until_s": ARMED_UNTIL_S, "do": kind, **more})
+
+    return make
+
+
 def _lasting(kind: str, shortest: float, longest: float, **facts: Any) -> Callable[[Draw, float], Strike]:
     """A fault of the harness that lasts some seconds."""
 
@@ -357,7 +367,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("account dropped", "user", ("C8",), _window("drop", 10, 60, on="user ACCOUNT_UPDATE", chance=CHANCE)),
     # --- D: order life ---
     Kind("stops by hand", "life", ("D5",), _moment("cancel_stops", **{"with": {"symbol": SYMBOL}})),
-    Kind("all by hand", "life", ("D1",), _moment("cancel_all", **{"with": {"symbol": SYMBOL}})),
+    Kind("all by hand", "life", ("D1",), _when_ordered("cancel_all", **{"with": {"symbol": SYMBOL}})),
     Kind("cancel lost", "life", ("D2", "D3"), _window("lose_answer", 20, 90, on="DELETE", how=HOW, chance=CHANCE)),
     Kind(
         "cancel refused",
@@ -379,11 +389,9 @@ KINDS: tuple[Kind, ...] = (
         "orders expired",
         "life",
         ("D1", "D8"),
-        lambda d, at: (
-            at,
+        _when_ordered(
             "expire_orders",
-            0.0,
-            {"with": {"symbol": SYMBOL, **one_of({"status": "EXPIRED_IN_MATCH", "reason": "1"}, {})(d)}},
+            **{"with": one_of({"symbol": SYMBOL, "status": "EXPIRED_IN_MATCH", "reason": "1"}, {"symbol": SYMBOL})},
         ),
     ),
     Kind("several assets by hand", "account", ("D7",), _moment("multi_assets")),

@@ -62,6 +62,7 @@ class Network:
     Attributes:
         on_packet: called before the engine's packets leave and after the venue's arrive, with what they are; a plan
             may kill the engine there.
+        on_event: called with each event that the venue is about to tell, before a fault keeps it back.
         conditions: what is wrong just now.
         hung_up: websockets that an engine closed, or learnt to be closed: (time, URL).
         dials: websockets that were opened: (time, URL); and `undialled`, those that nobody took.
@@ -82,6 +83,7 @@ class Network:
         self.hung_up: list[tuple[int, str]] = []
         self.undialled: list[tuple[int, str]] = []
         self.on_packet: Callable[[str], None] = lambda what: None
+        self.on_event: Callable[[str], None] = lambda what: None
         self.wake: Callable[[], None] = lambda: None
         self._loop, self._venue, self._draw, self._is_durable = loop, venue, draw, is_durable
         self._latency_s = latency_s
@@ -101,6 +103,7 @@ class Network:
         return running
 
     def _on_event(self, what: str, events: list[bytes], send: Callable[[list[bytes]], object]) -> None:
+        self.on_event(what)
         self._tell(what, self.conditions.retold(what, events), send)
 
     # --- REST -------------------------------------------------------------------------------------------------------

@@ -16,9 +16,16 @@ from simulation.evidence import Json, Life, Told
 from simulation.kinds import Strike
 from voltrade.engine.guardian import SILENT_S
 from voltrade.runs.run_file import can_be_resumed
+from voltrade.venue.faults import Fault
 
 if TYPE_CHECKING:
     from simulation.world import World
+
+
+WAITING = ("kill_at", "when_ordered")
+"""Strikes that count when they have met what they wait for."""
+TAKEN = "user ORDER_TRADE_UPDATE NEW vt-"
+"""How the venue tells that it has taken an order of ours."""
 
 
 def is_of_harness(strike: Strike) -> bool:
@@ -35,6 +42,8 @@ class Strikes:
         self._kills_at: list[tuple[str, int, int, int]] = []
         """Where the engine is killed: (begin of what happens there, so many that are let pass first, commits that are
         not on the disk, place in the plan)."""
+        self._on_orders: list[tuple[int, Fault]] = []
+        """What happens at the venue when it takes the next order of ours: (place in the plan, what)."""
         self.struck: Counter[int] = Counter()
         """How often a strike met an engine, by its place in the plan."""
         self._place = -1
@@ -44,7 +53,7 @@ class Strikes:
         kind = self._world.plan.strikes[place][1]
         now, self._place = self._world.now, place
         is_met = (for_s > 0 and kind != "stop") or (now is not None and now.is_alive)
-        self.struck[place] += is_met and kind != "kill_at"
+        self.struck[place] += is_met and kind not in WAITING
         getattr(self, f"do_{kind}")(for_s, **facts)
 
     def _while(self, for_s: float, listed: list[Any], item: Any) -> None:
@@ -97,6 +106,32 @@ class Strikes:
         for pipe in self._world.network.pipes:
             if pipe.category == category:
                 pipe.tell(text.replace("$now", str(self._world.loop.now_ms)))
+
+    # --- the venue --------------------------------------------------------------------------------------------------
+
+    def do_when_ordered(self, for_s: float, do: str, until_s: float, **facts: Any) -> None:
+        """Something happens at the venue as soon as it has taken an order of ours, while that works."""
+        waiting = (self._place, Fault(**{"do": do, **facts}))
+        self._on_orders.append(waiting)
+        self._world.later(until_s - self._world.plan.strikes[self._place][0], self._give_up, waiting)
+
+    def _give_up(self, waiting: tuple[int, Fault]) -> None:
+        if waiting in self._on_orders:
+            self._on_orders.remove(waiting)
+
+    def on_event(self, what: str) -> None:
+        """Let happen what waits for an order, once the venue has told of it."""
+        if self._on_orders and what.startswith(TAKEN):
+            self._world.later(0, self._happen)
+
+    def _happen(self) -> None:
+        """Let what has waited longest happen, where an order works yet."""
+        venue = self._world.venue
+        if self._on_orders and any(market.open_orders for market in venue.exchange.markets.values()):
+            place, fault = self._on_orders.pop(0)
+            self.struck[place] += 1
+            venue.faults.add_from_now([fault])
+            venue.step()
 
     # --- the machine ------------------------------------------------------------------------------------------------
 

@@ -209,6 +209,22 @@ def test_an_answer_is_altered_after_those_to_skip_and_so_many_times() -> None:
     assert [answering.is_for("x") for _ in range(4)] == [False, False, True, False]
 
 
+@pytest.mark.parametrize(("until_s", "strikes"), [(90.0, 1), (30.01, 0)])
+def test_what_waits_for_an_order_meets_the_next_of_ours_while_it_works(until_s: float, strikes: int) -> None:
+    """Or nothing, where it has waited for so long; it strikes once though further orders come."""
+    waiting = at(30, "when_ordered", do="cancel_all", until_s=until_s, with_={"symbol": "BTCUSDT"})
+    evidence = scenario(waiting, duration_s=100.0, rule=RULE, every=1, both_sides=True, max_holding_s=10.0)
+    faults = [number for number, row in enumerate(evidence.truth) if row["kind"] == "fault"]
+    assert (evidence.struck, len(faults)) == ({0: strikes}, strikes)
+    orders = [row for row in evidence.of_kind("order") if row["time"] > evidence.opened + 30_000]
+    assert len({row["client_order_id"] for row in orders}) > 2
+    for number in faults:
+        taken = next(row for row in orders if row["status"] == "NEW")
+        ended = next(row for row in evidence.truth[number:] if row["kind"] == "order")
+        names = (taken["client_order_id"], taken["time"], "CANCELED")
+        assert (ended["client_order_id"], ended["time"], ended["status"]) == names
+
+
 # --- plans ------------------------------------------------------------------------------------------------------------
 
 

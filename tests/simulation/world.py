@@ -86,6 +86,7 @@ class World:
             self.network.conditions.user_late_s.append(MARKET_FIRST_S)
         self.strikes = Strikes(self)
         self.network.on_packet, self.disk.on_write = self.strikes.on_packet, self.strikes.on_write
+        self.network.on_event = self.strikes.on_event
         self.opened = loop.now_ms
 
     def _make_venue(self) -> Venue:
