@@ -226,8 +226,16 @@ class OrderMonitor:
         ]
 
     def archive_finished(self) -> None:
-        """Free the rows of finished orders."""
-        self._register.archive_finished()
+        """Free the rows of finished orders; where few are left, also those of exits that can't be at the exchange."""
+        self._register.archive_finished(self._is_spent)
+
+    def _is_spent(self, order: Order) -> bool:
+        """Return whether an exit of unknown outcome no longer rests at the exchange, if it ever came there.
+
+        Its request has expired by now, and it has filled at once or not at all. What it has filled is told by its name.
+        """
+        is_unknown = order.purpose is Purpose.EXIT and order.state in ("PENDING_SUBMIT", "UNKNOWN")
+        return is_unknown and int(self._row["time"]) >= self._absent_from(order)
 
     def output(self, kind: int, at: int, reason: str, time: int) -> Output | None:
         """Return a command or note of this symbol; see `OrderOutputs`."""

@@ -6,6 +6,7 @@ in the array of orders; once the order is finished, another one may get the row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,19 +256,21 @@ class OrderRegister:
             self._books.column(column)[self._index] = tuple(self._ended_trips[trip])
         return row
 
-    def archive_finished(self) -> None:
+    def archive_finished(self, is_spent: Callable[[Order], bool]) -> None:
         """Free the rows of finished orders, and keep copies of these orders and of round trips that have ended.
 
-        Where too few rows are free, orders that are done but have fills to be counted lose their rows too.
+        Where too few rows are free, orders that are done but have fills to be counted lose their rows too, and those
+        that are `is_spent`.
         """
         is_kept = self.takes_fills or int(self.position_row["id"]) in self._ended_trips
-        if is_kept and not self.symbol_row["removable_count"] and not self._earlier_row["id"]:
-            return
         count, kept = int(self.symbol_row["order_count"]), 0
         is_full = count - int(self.symbol_row["removable_count"]) > ROWS - SPARE
+        if is_kept and not is_full and not self.symbol_row["removable_count"] and not self._earlier_row["id"]:
+            return
         for row in range(count):
             order = OrderRow(*self.order_rows[row].item())
-            if order.is_removable or (is_full and Order("", order).done):
+            known = Order(self.names[order.number], order)
+            if order.is_removable or (is_full and (known.done or is_spent(known))):
                 self.archive(order)
             else:
                 if kept != row:

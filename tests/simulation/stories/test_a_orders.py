@@ -27,6 +27,7 @@ from simulation.stories.claims import (
     questions,
     refused,
     round_trips,
+    uncovered,
     uncovered_s,
     when,
 )
@@ -397,6 +398,30 @@ def test_a15_end_of_a_silence_brings_the_stop_or_the_exit(silence: tuple[str, di
     asked = [*questions(evidence, ALGO, when(evidence, 40.85)), *questions(evidence, ORDER, when(evidence, 40.85))]
     after_s = (min(request.sent for request in asked) - when(evidence, 40.85)) / 1000
     assert after_s <= (1.1 if kind == "ban" else 5.0)  # Retry-After is in whole seconds; a maintenance says nothing
+
+
+LOST: dict[str, Any] = {"status": 504, "body": ""}
+READS = "GET /fapi/v./(order|algoOrder|account|positionRisk|openOrders|openAlgoOrders|userTrades|symbolConfig)"
+
+
+@pytest.mark.parametrize("executed", [False, True], ids=["lost", "executed"])
+def test_a15_an_account_that_cannot_be_read_keeps_no_exit_from_being_sent(executed: bool) -> None:
+    """Stops and exits have no answer for 78 s, by when no row is free, and the account can't be read for 160 s.
+
+    What is sent after 78 s arrives: it must not wait until the others are looked up. Where the first exit was executed,
+    its fill is told after 100 s, and counts although its row is another's by then.
+    """
+    lost = at(0, "answer", 78, on=ALGO, **LOST), at(0, "answer", 78, on=EXIT, is_carried_out=executed, **LOST)
+    late = [at(0.7, "user_late", 80, by_s=100.0)] if executed else []
+    evidence = story(*lost, at(0.75, "answer", 160, on=READS, **LOST), *late, duration_s=190.0)
+    premise(len(questions(evidence, ORDER, 0, when(evidence, 78))) > 12, "many exits without an answer")
+    if executed:
+        assert max(end for _, end in uncovered(evidence)) <= when(evidence, 4)
+    else:
+        assert max(end for _, end in uncovered(evidence)) <= when(evidence, 78 + 6)
+    assert (len(round_trips(evidence)), position_at_end(evidence)) == (1, 0)
+    assert open_at_end(evidence) == []
+    assert ended(evidence)
 
 
 def test_a16_restart_puts_the_stop_back_before_it_leaves() -> None:
