@@ -221,7 +221,7 @@ def _on_refused(account: Record, symbol: Record, row: int, time: int, reaction: 
 
 @compiled_part
 def _on_entry_refused(symbol: Record, reaction: int) -> None:
-    """Count a refusal towards MAX_ENTRY_FAILURES, unless its reaction is RETRY; an entry is never sent again."""
+    """Count a refusal towards MAX_ENTRY_FAILURES, but for RETRY; these rules never send an entry again."""
     if reaction != states.RETRY:
         _count_entry_failure(symbol)
 
