@@ -39,7 +39,7 @@ FAKE_ENGINE = (sys.executable, str(Path(fake_engine.__file__)))
 
 @pytest.fixture(autouse=True)
 def _fake_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Sessions of this file start the fake engine, and none outlives its test."""
+    """Sessions of this file start the fake engine, and neither it nor a lease outlives its test."""
     engines: list[subprocess.Popen[bytes]] = []
     launch = session._launch
 
@@ -57,6 +57,8 @@ def _fake_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     for engine in engines:
         engine.kill()
         engine.wait()
+    for leasing in [*session._HOLDING]:  # a lease lasts as long as its process, and that of the tests lasts too long
+        leasing._release_lease()
 
 
 @pytest.fixture
