@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -78,6 +79,34 @@ def test_c3_a_flapping_socket_is_dialled_ever_more_slowly(category: str) -> None
     assert claims.refused(evidence, -1003) == []
     assert len(claims.questions(evidence, "/positionRisk", claims.when(evidence, 20), claims.when(evidence, 50))) <= 30
     assert claims.is_left_in_order(evidence)
+
+
+OUTAGES = (10.0, 60.0), (100.0, 30.0), (210.0, 10.0)
+"""When a stream is lost and can't be dialled, in seconds: from when on, and for how long."""
+
+
+def pauses(evidence: Evidence, category: str, begin_s: float, for_s: float) -> list[float]:
+    """Return the seconds from the loss of a stream to the first dial that nobody took, and from each to the next."""
+    begin, end = claims.when(evidence, begin_s), claims.when(evidence, begin_s + for_s)
+    tried = [time for time, url in evidence.undialled if f"/{category}/" in url and begin <= time < end]
+    return [(time - before) / 1000 for before, time in pairwise([begin, *tried])]
+
+
+@pytest.mark.parametrize("category", ["market", "private"])
+def test_c3_a_stream_that_cannot_be_dialled_waits_ever_longer_and_not_once_it_was_healthy(category: str) -> None:
+    """After 10 s it can't be dialled for 60 s, then is up for 25 s; can't be dialled for 30 s, is up for 75 s; and once more.
+
+    A connection of a minute ends the pauses of before, a shorter one doesn't. None is longer than 5 s: ccxt's own,
+    which double up to 30 s, don't come on top.
+    """
+    lost = [at(begin_s, "undialable", for_s, category=category, lost=True) for begin_s, for_s in OUTAGES]
+    evidence = story(*lost, duration_s=240.0, first_bar=10**6)
+    first, again, anew = (pauses(evidence, category, *outage) for outage in OUTAGES)
+    growing = [0.05, 0.2, 0.5, 1.0, 2.0]
+    assert first == pytest.approx(growing[1:] + [5.0] * 11, abs=0.15)
+    assert again == pytest.approx([5.0] * 5, abs=0.15)
+    assert anew == pytest.approx([*growing, 5.0], abs=0.15)
+    assert all(dials(evidence, category, sum(outage), sum(outage) + 5.3) for outage in OUTAGES)
 
 
 def test_c4_a_stop_does_not_wait_for_the_listen_keys_renewal() -> None:
