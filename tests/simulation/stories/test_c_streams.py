@@ -94,7 +94,7 @@ def pauses(evidence: Evidence, category: str, begin_s: float, for_s: float) -> l
 
 @pytest.mark.parametrize("category", ["market", "private"])
 def test_c3_a_stream_that_cannot_be_dialled_waits_ever_longer_and_not_once_it_was_healthy(category: str) -> None:
-    """After 10 s it can't be dialled for 60 s, then is up for 25 s; can't be dialled for 30 s, is up for 75 s; and once more.
+    """It can't be dialled for 60 s; is up for 25 s, can't be dialled for 30 s; is up for 75 s, and once more.
 
     A connection of a minute ends the pauses of before, a shorter one doesn't. None is longer than 5 s: ccxt's own,
     which double up to 30 s, don't come on top.

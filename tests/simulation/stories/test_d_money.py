@@ -105,6 +105,26 @@ def test_d2_funding_before_a_snapshot_does_not_count_its_fills_twice() -> None:
     assert books(evidence) == wallet(evidence)
 
 
+@pytest.mark.parametrize("told_after_s", [3.0, 8.0], ids=["before the next entry", "in the next round trip"])
+def test_d2_funding_that_is_told_after_its_round_trip_is_the_accounts_alone(told_after_s: float) -> None:
+    """1.25 are paid in position, and told late. The stop fills 0.5 s after them, the next entry 4 s after the stop.
+
+    The round trip that paid is written by then, so that it lacks them; the next must not have them. The wallet has, and
+    so have the limits on losses.
+    """
+    late = at(19.9, "delay", told_after_s, on="user ACCOUNT_UPDATE", times=1)
+    path = [(20.4, PRICE), (20.5, PRICE - 300)]
+    facts: Json = {"cooldown_bars": 0, "cooldown_s": 4.0, "mark_interval_s": 5, "duration_s": 60.0}
+    evidence = story(late, *moves(20, -1.25, "FUNDING_FEE"), path=path, **facts)
+    first, second = claims.round_trips(evidence)
+    [told] = [row.time for row in evidence.journals[-1] if row.kind == "AccountUpdate" and row.body["change"] < 0]
+    claims.premise(first["closed_at"] < told, "funding that is told late")
+    claims.premise((second["opened_at"] < told) == (told_after_s > 4), "when the next position began")
+    assert (first["funding"], second["funding"]) == (0, 0)
+    assert books(evidence) == wallet(evidence)
+    assert books(evidence) - 10_000 * DOLLAR == first["net"] + second["net"] - 1.25 * DOLLAR
+
+
 @pytest.mark.parametrize(
     ("money", "ours"),
     [
