@@ -1077,6 +1077,29 @@ def test_a_gap_is_tried_again_and_given_up_in_the_end() -> None:
     on_a_feed(story)
 
 
+@pytest.mark.parametrize(("used", "asks"), [(1_180, True), (1_181, False)])
+def test_missing_trades_and_the_look_for_silent_ones_leave_half_of_the_weight_to_orders(used: int, asks: bool) -> None:
+    """A page weighs 20, of 1,200: a stream that comes back again and again asks for no more."""
+
+    async def story(feed: Feed) -> None:
+        weight = {"X-MBX-USED-WEIGHT-1M": str(used)}
+        feed.fake.always["GET", "/fapi/v1/time"] = Say(body={"serverTime": 700}, headers=weight)
+        await feed.fake.trade(1)
+        feed.fake.trades |= {i: a_trade(i) for i in range(2, 5)}
+        await feed.rest.clock_offset()
+        await feed.fake.trade(5)
+        await until(lambda: feed.manager.last_trade_id == 5)
+        assert feed.events(FeedGap) == [FeedGap("BTCUSDT", 5, 2, 4, filled=3 if asks else 0)]
+        asked = len(feed.fake.orders("/fapi/v1/aggTrades", "GET"))
+        await feed.rest.clock_offset()
+        await feed.manager.maintain(1_000)
+        await feed.manager.maintain(1_000 + 10_000)
+        await asyncio.gather(*feed.manager._questions)
+        assert (asked, len(feed.fake.orders("/fapi/v1/aggTrades", "GET"))) == ((1, 2) if asks else (0, 0))
+
+    on_a_feed(story)
+
+
 def test_what_is_known_already_is_joined_by_id() -> None:
     async def story(feed: Feed) -> None:
         feed.fake.trades |= {i: a_trade(i) for i in range(1, 14)}

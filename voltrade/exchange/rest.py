@@ -287,13 +287,17 @@ class BinanceRestClient:
         """Request weight used in the current minute, of 2,400, as the exchange last reported it."""
         return self._exchange.used_weight
 
+    def has_weight(self, cost: int) -> bool:
+        """Return whether a request of this weight fits into the half of the minute's that isn't kept for orders."""
+        return self.used_weight + cost <= BACKFILL_WEIGHT
+
     async def wait_for_weight(self, cost: int) -> None:
-        """Wait until a request of this weight fits into the half of the minute's weight that is not kept for orders.
+        """Wait until a request of this weight fits into that half.
 
         Return at once if the clock does not move, as that of a tape may not.
         """
         before = self._exchange.clock()
-        while self.used_weight + cost > BACKFILL_WEIGHT:
+        while not self.has_weight(cost):
             await asyncio.sleep(0.5)
             if self._exchange.clock() == before:
                 return

@@ -12,7 +12,7 @@ from voltrade.errors import DataError, ExchangeError
 from voltrade.exchange.ccxt_binance import Client, errors
 from voltrade.exchange.client import Clock, UsdmExchange
 from voltrade.exchange.messages import MessageReader
-from voltrade.exchange.rest import BinanceRestClient
+from voltrade.exchange.rest import PAGE_WEIGHT, BinanceRestClient
 from voltrade.exchange.trade_sequence import StreamCounts, TradeSequence
 from voltrade.model import Event, Instrument, StreamStatus
 from voltrade.session.missing_marks import MissingMarks
@@ -255,11 +255,11 @@ class BinanceWSManager:
             self.drop_connection("market", f"no message for {SILENCE_MS} ms")
 
     async def _check_trades(self, now: int) -> None:
-        """Reconnect the market stream after too long without a trade, if REST has later trades."""
+        """Reconnect the market stream after too long without a trade, if REST has later trades and may be asked."""
         received, is_held = self._trades.received + self._connections["market"], self._trades.is_held_back
         if self._lockstep or "market" not in self._clients or received != self._received or is_held:
             self._received, self._last_trade = received, now
-        elif now - self._last_trade >= SILENCE_MS:
+        elif now - self._last_trade >= SILENCE_MS and self._rest.has_weight(PAGE_WEIGHT):
             self._last_trade = now
             await self._beside(self._look_for_trades())
 

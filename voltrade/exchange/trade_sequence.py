@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from voltrade.errors import ExchangeError
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.messages import TradeRow
-from voltrade.exchange.rest import BACKFILL_WEIGHT, BinanceRestClient
+from voltrade.exchange.rest import PAGE_WEIGHT, BinanceRestClient
 from voltrade.model import Event, FeedGap, MarkPrice
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class TradeSequence:
             if failures:
                 await asyncio.sleep(0.1 * 2**failures)
                 self._pass_held(last_id)
-            if self._rest.used_weight > BACKFILL_WEIGHT:
+            if not self._rest.has_weight(PAGE_WEIGHT):
                 failures += 1
                 continue
             try:
