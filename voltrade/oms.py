@@ -46,13 +46,7 @@ from voltrade.orders.order_register import OpenPosition, Order, OrderRegister
 from voltrade.orders.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.orders.records import BooksEvent
 from voltrade.orders.saved_orders import open_position_state, restore_open_position
-from voltrade.orders.snapshot_check import (
-    FOREIGN_LOTS_AFTER_SNAPSHOTS,
-    SnapshotCheck,
-    foreign_kind,
-    listed_ids,
-    share,
-)
+from voltrade.orders.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
 from voltrade.risk import Gate, whole
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
@@ -105,8 +99,8 @@ class OrderMonitor:
         self.instrument = instrument
         self.halt_reason = ""
         self.orders_confirmed = True
-        """False from a restart until a snapshot shows no orphan, and the position of our books. Another position is
-        accepted once FOREIGN_LOTS_AFTER_SNAPSHOTS in a row have differed."""
+        """Whether the last snapshot showed no orphan, and a position of which it is known whose it is, ours or somebody
+        else's. False from a restart until then."""
         self._books = books or AccountBooks()
         self._index = index
         self._row = self._books.symbols[index]
@@ -251,14 +245,15 @@ class OrderMonitor:
         lots_before = self._register.lots
         is_new = self._register.is_new_fill(update)
         number = self._find_or_adopt(update)
-        is_forced = number is None and is_new and self._check.is_forced_exit(update)
-        if is_new and (number is not None or is_forced):
+        is_theirs = number is None or (is_new and not self._register.is_ours(update))
+        is_forced = is_theirs and is_new and self._check.is_forced_exit(update)
+        if is_new and (not is_theirs or is_forced):
             self._row["unexplained_lots"] = 0  # they may be the lots of this fill
-        if number is not None:
+        if number is not None and not is_theirs:
             return self._apply_order_update(number, update, is_new)
         outputs = self._foreign(update)
         update = share(update, self._register.lots) if is_forced else update
-        number = self._adopt_exit(update) if is_forced else None
+        number = self._exit_of(update) if is_forced else None
         if number is None:
             outputs += self._react(records.SYNC_WANTED)  # the time is later, so that something may be due
             return outputs + self._react(records.ORDERS_CHANGED, amount=lots_before)
@@ -489,13 +484,11 @@ class OrderMonitor:
         outputs += self._react(records.SYNC_WANTED)
         outputs += self._compare(snapshot)
         self._unlisted &= {order.row.number for order in unlisted}
-        if self.position == snapshot.position.quantity or self._check.has_foreign_lots(self.position, snapshot):
+        is_known = self._check.is_known(snapshot)
+        if is_known:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
-        is_explained = (
-            self.position == snapshot.position.quantity or self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
-        )
-        self.orders_confirmed = is_explained and not self._orphans(snapshot)
+        self.orders_confirmed = is_known and not self._orphans(snapshot)
         if self._register.awaits_fills():
             self.schedule_account_read(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
             self._incomplete_count += 1
@@ -520,7 +513,8 @@ class OrderMonitor:
         number, outputs = self._register.find(fill), list[Output]()
         if number is None:
             outputs.append(Alert(time, "FOREIGN_ORDER", f"order #{fill.order_id} isn't ours, and closed the position"))
-            number = self._adopt_exit(fill)
+        if not self._register.is_ours(fill):
+            number = self._exit_of(fill)
         if number is not None:
             outputs += self._apply_order_update(number, fill, True, orders_only=True)
             alerts += self._fill_alerts(fill)
@@ -533,9 +527,9 @@ class OrderMonitor:
         A position that is older than a known trade agrees with nothing, even if our books show the same.
         """
         ours, theirs = self.position, snapshot.position.quantity
-        is_behind = self._check.is_behind(snapshot)
+        self._check.note_trades(snapshot)
         self._check.note_positions(ours, theirs)
-        agrees = ours == theirs and not is_behind
+        agrees = self._check.has_our_position
         self.foreign_orders = tuple(self._check.foreign_ids(snapshot))
         self.reconciled = agrees and not self.foreign_orders
         self.books_agree = agrees
@@ -551,7 +545,7 @@ class OrderMonitor:
             pause = _pause(max(self._disagreement_count - spared, 0))
             self.schedule_account_read(snapshot.time + pause, states.NOT_AGREED)
             self._disagreement_count += 1
-        if agrees or (ours and self._check.has_foreign_lots(ours, snapshot)):
+        if agrees or self._check.has_foreign_lots(snapshot):
             self._confirm_orders(snapshot)  # a kept position's stop needs to cover our own lots alone
         if agrees:
             return []
@@ -655,6 +649,12 @@ class OrderMonitor:
     def schedule_account_read(self, at: int, reason: int) -> None:
         """Schedule a snapshot no later than `at`, in ms."""
         uncompiled(order_rules.schedule_account_read)(self._books.record(self._index), at, reason)
+
+    def _exit_of(self, fill: OrderUpdate) -> int | None:
+        """Return the number of somebody else's order as an exit of the open position; adopt it unless it is one."""
+        number = self._register.find(fill)
+        is_exit = number is not None and self._register.order(number).row.round_trip == self._position_row["id"]
+        return number if is_exit else self._adopt_exit(fill)
 
     def _adopt_exit(self, update: OrderUpdate) -> int | None:
         """Count a foreign order that closes the open position as an exit; return its number. Trading halts."""

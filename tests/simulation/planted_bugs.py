@@ -56,8 +56,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "a fill of a snapshot counts though the stream has told it",
         "orders/snapshot_check.py",
-        "in sorted(filter(register.is_new_fill, snapshot.fills), key=",
-        "in sorted(snapshot.fills, key=",
+        "= sorted(filter(register.is_new_fill, snapshot.fills), key=",
+        "= sorted(snapshot.fills, key=",
         ("O1", "O2"),
     ),
     Bug(

@@ -446,8 +446,8 @@ def test_an_order_that_is_told_of_needs_the_whole_evidence_of_its_absence_again(
 
 @pytest.mark.parametrize(
     ("held", "readings", "is_gone"),
-    [(14, 5, True), (14, 4, False), (6, 5, False), (-14, 5, False)],
-    ids=["somebody's lots beside ours", "not sure yet", "fewer than ours", "the other side"],
+    [(14, 5, True), (14, 4, False), (6, 5, True), (-14, 5, True)],
+    ids=["lots beside ours", "not sure yet", "fewer than ours", "the other side"],
 )
 def test_a_stop_that_is_gone_is_missed_beside_lots_of_somebody_else(held: int, readings: int, is_gone: bool) -> None:
     """The account never has our position then: lots that five readings don't explain speak no more for the stop."""
@@ -804,17 +804,92 @@ def test_a_forced_close_of_more_than_ours_closes_what_is_ours() -> None:
     assert harness.monitor.position == 0
 
 
-@pytest.mark.parametrize(("position", "is_over"), [(0, True), (-1, True), (-30, True), (1, False)])
-def test_a_listed_close_of_more_than_ours_closes_what_is_ours_where_the_account_is_flat_or_reversed(
-    position: int, is_over: bool
-) -> None:
+@pytest.mark.parametrize("position", [0, -1, -10], ids=["flat", "beyond", "reversed in the app"])
+def test_a_listed_close_of_more_than_ours_closes_what_is_ours(position: int) -> None:
     harness, earlier = in_hand_after(*ROUND_TRIP)
     own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
     harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
     added, closed = by_hand((1_001, BUY, 5), (1_002, SELL, 15 - position))
     outputs = harness.monitor.on_snapshot(a_snapshot(position, fills=(*own, added, closed), **listing))
-    assert [o.quantity for o in outputs if isinstance(o, RoundTrip)] == ([10] if is_over else [])
-    assert harness.monitor.position == (0 if is_over else 10)
+    assert [o.quantity for o in outputs if isinstance(o, RoundTrip)] == [10]
+    assert harness.monitor.position == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    moves=st.lists(st.integers(-15, 15).filter(bool), min_size=1, max_size=6),
+    are_read=st.lists(st.booleans(), min_size=6, max_size=6),
+    side=st.sampled_from(Side),
+)
+def test_what_others_trade_closes_theirs_first_then_ours(moves: list[int], are_read: list[bool], side: Side) -> None:
+    """Each reading leaves us what we had, or what the account has on our side where that is less."""
+    harness = Harness(side)
+    harness.trade_ids = itertools.count(1_000)
+    harness.monitor.on_snapshot(a_snapshot(0))
+    harness.in_position()
+    trades, ours, held = list(by_hand((1_000, side, 10))), 10, 10
+    harness.monitor.on_snapshot(a_snapshot(side * 10, fills=tuple(trades), **a_listing(harness, STOP, TARGET)))
+    for number, (move, is_read) in enumerate(zip(moves, are_read, strict=False)):
+        trades += by_hand((1_001 + number, Side(side if move > 0 else -side), abs(move)))
+        held += move
+        if is_read or number + 1 == len(moves):
+            listing = a_listing(harness, STOP, TARGET) if ours else {}
+            ours = max(min(ours, held), 0)
+            harness.monitor.on_snapshot(a_snapshot(side * held, fills=tuple(trades), **listing))
+            assert harness.monitor.position == side * ours
+
+
+def test_what_an_order_of_somebody_else_fills_beyond_our_position_is_not_ours() -> None:
+    """It has closed a part of ours, and goes on: it ends our position and opens one of its owner."""
+    harness, earlier = in_hand_after()
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
+    harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
+    theirs = [replace(fill, order_id=77) for fill in by_hand(*((1_001 + number, SELL, 4) for number in range(4)))]
+    harness.monitor.on_snapshot(a_snapshot(6, fills=(*own, theirs[0]), **listing))
+    assert harness.monitor.position == 6
+    for fill in theirs[1:]:
+        assert intents(harness.note(harness.monitor.on_order(replace(fill, client_order_id="web_abc")))) == []
+    outputs = harness.monitor.on_snapshot(a_snapshot(-6, fills=(*own, *theirs), **listing))
+    assert [trip.quantity for trip in outputs if isinstance(trip, RoundTrip)] == [10]
+    harness.canceled(outputs)
+    assert (harness.monitor.position, harness.monitor.in_round_trip, intents(outputs)) == (0, False, [])
+
+
+@pytest.mark.parametrize(("sold", "left"), [(1_001, 8), (900, 10)], ids=["after our entry", "before it"])
+def test_a_trade_that_adds_lots_closes_none_of_ours(sold: int, left: int) -> None:
+    """Whatever stands before it; a trade from before our entry, told late, is none of ours."""
+    harness, earlier = in_hand_after()
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
+    trades = by_hand((sold, SELL, 4), (1_002, BUY, 2))
+    harness.monitor.on_snapshot(a_snapshot(8, fills=(*earlier, *own, *trades), **listing))
+    assert harness.monitor.position == left
+
+
+def test_a_deleveraging_beside_lots_of_somebody_else_closes_theirs_first() -> None:
+    """What of it was ours only the account tells."""
+    harness, earlier = in_hand_after()
+    own, listing = by_hand((1_000, BUY, 10)), a_listing(harness, STOP, TARGET)
+    harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **listing))
+    added, forced = by_hand((1_001, BUY, 5), (1_002, SELL, 7))
+    harness.monitor.on_snapshot(a_snapshot(15, fills=(*own, added), **listing))
+    harness.monitor.on_order(replace(forced, client_order_id="adl_autoclose", status="FILLED"))
+    assert harness.monitor.position == 10
+    harness.monitor.on_snapshot(a_snapshot(8, fills=(*own, added, forced), **listing))
+    assert harness.monitor.position == 8
+
+
+@pytest.mark.parametrize(("name", "is_gone"), [("web_abc", True), ("", False)])
+def test_lots_that_an_order_of_somebody_else_explains_speak_no_more_for_a_stop(name: str, is_gone: bool) -> None:
+    """One reading with the name of their order is enough; without it the lots may be ours."""
+    harness, earlier = in_hand_after()
+    own = by_hand((1_000, BUY, 10))
+    harness.monitor.on_snapshot(a_snapshot(10, fills=(*earlier, *own), **a_listing(harness, STOP, TARGET)))
+    [added] = by_hand((1_001, BUY, 4))
+    shown = a_snapshot(14, fills=(*own, replace(added, client_order_id=name)), **a_listing(harness, TARGET))
+    harness.monitor.on_snapshot(replace(shown, time=20_000))
+    for harness.time in range(21_000, 25_000, 1_000):
+        harness.reply(STOP, "lookup", Outcome.REFUSED, -2013)
+    assert harness.monitor.orders[STOP].state == ("GONE" if is_gone else "NEW")
 
 
 def a_listing(harness: Harness, *names: str) -> dict[str, Any]:

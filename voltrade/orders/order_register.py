@@ -210,6 +210,11 @@ class OrderRegister:
             return None if row.is_foreign and row.order_id != update.order_id else number
         return number
 
+    def is_ours(self, update: OrderUpdate) -> bool:
+        """Return whether an update is about an order of ours; somebody else's that was adopted as an exit isn't."""
+        number = self.find(update)
+        return number is not None and not self.order(number).row.is_foreign
+
     def find_algo(self, update: AlgoUpdate) -> int | None:
         """Return the number of our conditional order that an update is about, None if it isn't ours."""
         number = self.numbers.get(update.client_order_id)

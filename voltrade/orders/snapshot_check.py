@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from voltrade.config import RiskSettings
@@ -55,13 +55,29 @@ def _last_trade(snapshot: Snapshot) -> int:
     return max((fill.trade_id for fill in snapshot.fills), default=0)
 
 
+def _lots(fills: Iterable[OrderUpdate]) -> int:
+    """Return the signed lots by which trades have moved the position."""
+    return sum(fill.side * fill.last_quantity for fill in fills)
+
+
 def _moved(snapshot: Snapshot, after: int) -> int:
     """Return the signed lots by which the account's trades after a trade id moved its position."""
-    return sum(fill.side * fill.last_quantity for fill in snapshot.fills if fill.trade_id > after)
+    return _lots(fill for fill in snapshot.fills if fill.trade_id > after)
+
+
+def _highest_after(fills: Sequence[OrderUpdate], position: int, side: int) -> list[int]:
+    """Return the highest position from each of these trades on; the last of them leads to `position`, a long one where
+    `side` is 1, a short one where it is -1."""
+    found, most = list[int](), position
+    for fill in reversed(fills):
+        most = max(most, position)
+        found.append(most)
+        position -= side * fill.side * fill.last_quantity
+    return found[::-1]
 
 
 def share(fill: OrderUpdate, lots: int) -> OrderUpdate:
-    """Return somebody else's fill as one of at most `lots`: the rest closed lots that weren't ours.
+    """Return somebody else's fill as one of at most `lots`: the rest closed or opened lots that weren't ours.
 
     Its profit and fee stay whole, as the exchange has booked them, so that the wallet needs no correction.
     """
@@ -104,35 +120,32 @@ class SnapshotCheck:
         A trade names its order by the exchange's id alone. An unknown id may be that of an order that a conditional
         order of ours became. So a trade counts as foreign only when every order of ours is accounted for; one whose
         order was asked for and has another name, when every conditional order is. And foreign trades are returned only
-        where all of them together lead to the position of the snapshot, and it was read after them. One that leaves
-        the account flat, or on the other side, has closed all of ours, and may have closed or opened lots of somebody
-        else too: then its share in ours is returned.
+        where the position of the snapshot was read after them, and has what they leave of ours. They close lots of
+        somebody else first; of ours they have closed what the account lacks from then on.
         """
-        register, missing = self._register, self._unaccounted(snapshot)
-        in_round_trip, side = register.in_round_trip, int(register.position_row["side"])
+        register, inferred = self._register, self._inferred_orders(snapshot)
+        side = int(register.position_row["side"])
+        new = sorted(filter(register.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id)
+        ours = [fill for fill in new if register.is_ours(fill)]
+        if not register.in_round_trip:
+            return ours
+        fills = [fill for fill in new if register.is_ours(fill) or fill.order_id in inferred]
+        theirs = [fill for fill in new if not (register.is_ours(fill) or fill.order_id in inferred)]
+        opened = min([register.first_fill, *(fill.trade_id for fill in fills if fill.side == side)])
+        lots, held = register.lots + side * _lots(fills), side * snapshot.position.quantity
+        missing = self._unaccounted(snapshot)
         may_close = self.trades_lead_to_position(snapshot) and not any(order.algo for order in missing)
-        position, fills, ours = register.lots, [], []
-        left = max(side * snapshot.position.quantity, 0)  # of ours: lots on the other side are somebody else's
-        opened, inferred = register.first_fill, self._inferred_orders(snapshot)
-        for fill in sorted(filter(register.is_new_fill, snapshot.fills), key=lambda fill: fill.trade_id):
-            closes = in_round_trip and fill.side == -side
-            fits = fill.last_quantity <= position or (position > 0 and left == 0)
-            is_exit = closes and self.is_later(fill, opened) and fits
-            if register.find(fill) is not None:
-                ours.append(fill)
-                opened = opened if closes else min(opened, fill.trade_id)
-            elif fill.order_id in inferred:
-                opened = opened if closes else min(opened, fill.trade_id)
-            elif not (may_close and is_exit and (fill.client_order_id or not missing)):
-                continue
-            else:
-                fill = share(fill, position)
-            fills.append(fill)
-            position += -fill.last_quantity if closes else fill.last_quantity
-        if not (in_round_trip and position == left):
+        for fill, most in zip(theirs, _highest_after(theirs, held, side), strict=True):
+            taken = lots - max(most, 0)
+            is_exit = may_close and fill.side == -side and self.is_later(fill, opened)
+            is_named = bool(fill.client_order_id) or register.find(fill) is not None
+            if is_exit and (is_named or not missing) and 0 < taken <= fill.last_quantity:
+                fills.append(share(fill, taken))
+                lots -= taken
+        if not (lots == held or (not inferred and 0 <= lots <= max(held, 0))):
             return ours
         register.by_exchange_id.update(inferred)
-        return fills
+        return sorted(fills, key=lambda fill: fill.trade_id)
 
     def unknown_orders(self, snapshot: Snapshot) -> list[int]:
         """Return the exchange's ids of the orders, the newest first, whose trades since the last agreement we lack.
@@ -177,9 +190,14 @@ class SnapshotCheck:
         return fill.trade_id > max(self.agreed_trade_id, opened)
 
     def is_forced_exit(self, update: OrderUpdate) -> bool:
-        """Return whether a fill is of an order by which the exchange itself reduces the open position."""
+        """Return whether a fill is of an order by which the exchange itself reduces the open position.
+
+        Beside lots of somebody else only a snapshot tells what of it was ours.
+        """
         register = self._register
         if not register.in_round_trip or not update.trade_id or foreign_kind(update) == "CLOSED_ELSEWHERE":
+            return False
+        if self.mismatches:
             return False
         closes = update.side == -int(register.position_row["side"]) and register.lots > 0
         return closes and self.is_later(update, register.first_fill)
@@ -205,31 +223,47 @@ class SnapshotCheck:
         moved = snapshot.position.quantity - _moved(snapshot, self.agreed_trade_id)
         return not self.has_agreed or moved == self.agreed_position
 
-    def is_behind(self, snapshot: Snapshot) -> bool:
-        """Note a snapshot; return whether its position was read before a foreign trade, listed or told by a stream.
-
-        Such a one may agree with our books while the account does not. From BEHIND_AT_MOST in a row on it is believed:
-        a position may also change without a trade.
-        """
+    def note_trades(self, snapshot: Snapshot) -> None:
+        """Note a snapshot, and whether its position was read before a foreign trade, listed or told by a stream."""
         if self.has_agreed:
-            foreign = (fill.trade_id for fill in snapshot.fills if self._register.find(fill) is None)
+            foreign = (fill.trade_id for fill in snapshot.fills if not self._register.is_ours(fill))
             self.told_trade_id = max(self.told_trade_id, *foreign, 0)
         lists_all = _last_trade(snapshot) >= self.told_trade_id and self.trades_lead_to_position(snapshot)
         is_shown = lists_all or self.told_trade_id <= self.agreed_trade_id
         self._behind = 0 if is_shown else self._behind + 1
-        return self._is_behind()
 
-    def _is_behind(self) -> bool:
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last snapshot's position was read before a foreign trade: it may agree with our books while the
+        account does not.
+
+        From BEHIND_AT_MOST in a row on it is believed: a position may also change without a trade.
+        """
         return 0 < self._behind < BEHIND_AT_MOST
 
-    def has_foreign_lots(self, ours: int, snapshot: Snapshot) -> bool:
-        """Return whether a snapshot has our position, in signed lots, and lots beyond it that count as foreign.
+    @property
+    def has_our_position(self) -> bool:
+        """Whether the last snapshot had the position of our fills, and was read after all trades that are known."""
+        return self.mismatches == 0 and not self.is_behind
 
-        It then tells as much of our orders as one that agrees. Of fewer lots than ours nothing is known.
+    def is_known(self, snapshot: Snapshot) -> bool:
+        """Return whether it is known whose lots a snapshot's position is: it is ours, with what named orders of others
+        have traded since the last agreement; or many snapshots in a row have differed from ours.
+
+        Such a one tells as much of our orders as one that agrees.
         """
-        theirs = snapshot.position.quantity
-        has_more = theirs * ours >= 0 and abs(theirs) > abs(ours)
-        return has_more and self.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS and not self._is_behind()
+        register, theirs = self._register, snapshot.position.quantity
+        if theirs == register.position or self.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS:
+            return True
+        new = filter(register.is_new_fill, snapshot.fills)
+        others = [fill for fill in new if fill.trade_id > self.agreed_trade_id]
+        are_named = all(fill.client_order_id or register.find(fill) is not None for fill in others)
+        return self.has_agreed and are_named and theirs == register.position + _lots(others)
+
+    def has_foreign_lots(self, snapshot: Snapshot) -> bool:
+        """Return whether a snapshot has our position, and lots beyond it that are known to be somebody else's."""
+        ours, theirs = self._register.position, snapshot.position.quantity
+        return theirs * ours > ours * ours and not self.is_behind and self.is_known(snapshot)
 
     def lists_ours_alone(self, summary: AccountSummary) -> bool:
         """Return whether the open orders of a summary are those of ours, none of which is in flight or unknown."""

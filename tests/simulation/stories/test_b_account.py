@@ -15,6 +15,7 @@ Not told here, and what is lacking:
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from simulation.stories.claims import (
     heaviest_minute,
     is_left_in_order,
     money,
+    open_at_end,
     position_at_end,
     premise,
     questions,
@@ -36,7 +38,7 @@ from simulation.stories.claims import (
     wallet_change,
     when,
 )
-from simulation.stories.plots import DOWN, SYMBOL, answers, by_hand, events, replacing, story
+from simulation.stories.plots import DOWN, SYMBOL, answers, by_hand, events, rarely, replacing, story
 
 MOST_WEIGHT = 1_920
 """80 % of what a minute may cost."""
@@ -93,6 +95,35 @@ def test_b1_old_trades_of_the_whole_quantity_do_not_close_the_position() -> None
     cancelled = [row["time"] for row in evidence.of_kind("algo") if row["status"] == "CANCELED"]
     assert min(cancelled) > when(evidence, 45)
     assert is_left_in_order(evidence)
+
+
+@pytest.mark.parametrize(
+    ("trades", "closed"),
+    [
+        ((by_hand(5, "SELL", "0.5"),), [250]),
+        rarely((by_hand(5, "BUY", "0.1"), by_hand(10, "SELL", "0.2")), []),
+        rarely((by_hand(5, "BUY", "0.1"), by_hand(10, "SELL", "0.6")), [250]),
+    ],
+    ids=["reversed in the app", "more than was added", "added and reversed"],
+)
+def test_b1_trades_by_hand_of_more_than_theirs_close_ours(trades: Any, closed: list[int]) -> None:
+    """A person sells more than they have: the rest was ours. Our books kept it, and the session never ended."""
+    evidence = story(*trades, duration_s=30.0, on_duration_end="protect")
+    assert [trip["quantity"] for trip in round_trips(evidence)] == closed
+    assert len(open_at_end(evidence)) == (0 if closed else 1)
+    assert ended(evidence)
+
+
+def test_b1_order_by_hand_that_closes_ours_and_goes_on_is_left_alone() -> None:
+    """A person's limit order fills bit by bit: it closes our 0.25, and opens 0.15 of theirs, which we closed once."""
+    rises = [(10, 80_000.0), (12, 80_040.0), (30, 80_040.0)]
+    theirs = at(5, "order", with_={**SYMBOL, "side": "SELL", "quantity": "0.4", "type": "LIMIT", "price": "80020"})
+    evidence = story(theirs, path=rises, lots=20, duration_s=40.0, on_duration_end="protect")
+    premise(sum(row["client_order_id"] == "web_by_hand" for row in evidence.of_kind("fill")) == 20, "many fills")
+    assert fills(evidence, "x") == []
+    assert [trip["quantity"] for trip in round_trips(evidence)] == [250]
+    assert open_at_end(evidence) == []
+    assert ended(evidence)
 
 
 # --- B2: what questions cost ------------------------------------------------------------------------------------------
