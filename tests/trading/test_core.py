@@ -593,6 +593,24 @@ def test_a_wallet_that_differs_is_told_of_once_nothing_is_looked_up() -> None:
     assert core.account.wallet == money(9_999)
 
 
+def test_a_wallet_that_differs_is_explained_beside_an_order_of_somebody_else() -> None:
+    """It may stay there for weeks, and limits on losses count what its owner has lost."""
+    core = a_core()
+    a_position(core)
+    resting = a_stop(core)
+    theirs = replace(resting, client_order_id="theirs")
+    shown = replace(a_snapshot(20_000, 10), wallet=money(9_999), algo_orders=(resting, theirs))
+    core.handle(shown)
+    assert core.income_since
+    lost = (Income(19_000, "REALIZED_PNL", money(-1), "ETHUSDT"),)
+    _, outputs = core.handle(replace(shown, time=40_000, income=lost))
+    assert [o.text for o in outputs if isinstance(o, Alert) and o.code == "ADJUSTMENT"] == [
+        "trades that aren't ours: -1.00000000"
+    ]
+    assert core.account is not None
+    assert core.account.wallet == money(9_999)
+
+
 def test_a_session_that_keeps_its_position_ends_when_the_exchange_has_confirmed_its_stop() -> None:
     core = a_core()
     a_position(core)
