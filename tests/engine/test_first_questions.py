@@ -15,6 +15,8 @@ import pytest
 
 from voltrade.engine import engine_process, first_questions
 from voltrade.engine.first_questions import FirstQuestions, endpoint_for
+from voltrade.exchange.block_note import BlockNote
+from voltrade.exchange.client import Exchanged, recorded_by
 from voltrade.exchange.credentials import Credentials
 
 KEYS = {"VOLTRADE_API_KEY": "a-key", "VOLTRADE_API_SECRET": "a-secret"}
@@ -111,12 +113,30 @@ def test_nothing_is_asked_without_a_key_or_a_record(tmp_path: Path, monkeypatch:
     assert FirstQuestions.begin(tmp_path / "nowhere", KEYS) is None
 
 
-def test_they_are_used_once_and_for_the_same_account_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_sent_into_a_pause_that_an_earlier_process_of_the_run_was_told(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(RECORD))
+    BlockNote(tmp_path).write(60_000, 0)
+    asked: list[Exchanged] = []
+
+    async def ask() -> None:
+        first = FirstQuestions.begin(tmp_path, KEYS)
+        assert first is not None
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        await first.close()
+
+    with recorded_by(lambda exchange, exchanged: asked.append(exchanged)):
+        asyncio.run(ask())
+    assert len(asked) >= 5
+    assert {each.response.text.split(" for ")[0] for each in asked} == {"not sent: the exchange blocks requests"}
+
+
+def test_they_are_used_once_and_for_the_same_account_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_questions.BinanceRestClient, "begin_account", lambda *_: None)
     endpoint, other = (endpoint_for(mode, "", "", "") for mode in ("demo", "live"))
 
     async def tell() -> list[bool]:
-        first, right = FirstQuestions("BTCUSDT", endpoint, CREDENTIALS, 5_000), (endpoint, CREDENTIALS, 5_000)
+        right = endpoint, CREDENTIALS, 5_000
+        first = FirstQuestions(tmp_path, "BTCUSDT", *right)
         wrong = [(other, CREDENTIALS, 5_000), (endpoint, Credentials("b", "c"), 5_000), (endpoint, CREDENTIALS, 4_000)]
         try:
             return [first.take(*each) for each in (*wrong, right, right)]

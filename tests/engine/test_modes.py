@@ -18,6 +18,7 @@ from voltrade.engine.permission import Permission
 from voltrade.engine.venue_process import VenueProcess
 from voltrade.errors import ConfigError, ExchangeError, SessionError
 from voltrade.exchange.binance import Endpoint
+from voltrade.exchange.block_note import BlockNote
 from voltrade.exchange.credentials import Credentials
 from voltrade.model import Instrument
 
@@ -136,6 +137,29 @@ def test_a_session_is_permitted_by_its_runs_copy_of_the_rule_and_what_the_permis
     wiring = asyncio.run(modes.wire(Config.from_parameters(mode="live"), tmp_path, {}, known=known))
     assert judged == [tmp_path]
     assert (wiring.allowed_by, wiring.ceilings, wiring.denied) == ("a file", "leverage 5", "expired")
+
+
+@pytest.mark.parametrize("known", [Known(an_instrument("BTCUSDT"), "fingerprint", "an account"), None])
+@pytest.mark.parametrize("mode", ["paper", "demo", "live"])
+def test_an_engine_begins_with_the_pause_that_one_before_it_in_the_run_was_told(
+    mode: str, known: Known | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that looks after an account alone is such an engine; a look from outside, `reach`, is of no run."""
+    config = Config.from_parameters(mode=mode, venue="http://127.0.0.1:9", threshold=10)
+    permission = Permission(Credentials("k" * 32, "s" * 32), "fingerprint", "test")
+    monkeypatch.setattr(modes, "permit_resumed" if known else "permit", lambda *_: permission)
+    BlockNote(tmp_path).write(60_000, 0)
+
+    async def reached() -> int:
+        if known is None:  # it asks for the filters
+            with pytest.raises(ExchangeError, match="not sent: the exchange blocks requests"):
+                await modes.wire(config, tmp_path, {})
+            return 60_000
+        wiring = await modes.wire(config, tmp_path, {}, known=known)
+        await wiring.exchange.close()
+        return wiring.exchange.blocked_until - wiring.clock()
+
+    assert 0 < asyncio.run(reached()) <= 60_000
 
 
 @pytest.mark.parametrize("mode", ["paper", "demo", "live"])

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from simulation.evidence import plain_body
+from voltrade.exchange.block_note import NAME as BLOCK_NOTE
+from voltrade.exchange.block_note import BlockNote
 from voltrade.journal import Journal
 from voltrade.runs.run_file import Record
 
@@ -84,7 +86,7 @@ class Disk:
         image.mkdir()
         for folder in KEPT:
             if (self._root / folder).exists():
-                unflushed = ("*.reached",) if lost else ()  # the ledger's note of the journal is never flushed
+                unflushed = ("*.reached", BLOCK_NOTE) if lost else ()  # these notes are never flushed
                 ignored = shutil.ignore_patterns("*-shm", "*.lock", *unflushed)
                 shutil.copytree(self._root / folder, image / folder, ignore=ignored)
         log = image / "runs" / run / "journal.db-wal"
@@ -163,6 +165,15 @@ class SimulatedRecord(Record):
         if DISK.get().is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         super()._write()
+
+
+class SimulatedBlockNote(BlockNote):
+    """A run's note of a pause, on a disk that is full when it is told to be."""
+
+    def _replace(self, text: str) -> None:
+        if DISK.get().is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super()._replace(text)
 
 
 def commits(log: bytes) -> list[int]:

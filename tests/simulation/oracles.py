@@ -1250,9 +1250,9 @@ def _leverage_raised(reading: Reading) -> list[Violation]:
 def o10_polite(evidence: Evidence) -> list[Violation]:
     """Nothing is sent while an answer's Retry-After runs, no ban is provoked, at most 80 % of the weight is used.
 
-    A 429 that does not say how long it lasts counts as 5 s, a 418 as a minute. A process that has died takes its
-    Retry-After with it. A 418 is planned where a strike that imposes one is felt while the request is on its way: it
-    may have been sent before, and held up.
+    A 429 that does not say how long it lasts counts as 5 s, a 418 as a minute. A process that has died leaves the
+    pause to the next one of its run, unless that can't know of it. A 418 is planned where a strike that imposes one is
+    felt while the request is on its way: it may have been sent before, and held up.
     """
     found = _too_heavy(evidence)
     for request in evidence.requests:
@@ -1319,11 +1319,11 @@ def _is_planned_ban(evidence: Evidence, request: Request) -> bool:
 def _impatient(evidence: Evidence) -> list[Violation]:
     """The first request that was sent though an answer forbade it, by its Retry-After or, without one, its status."""
     found, sent = [], [request.sent for request in evidence.requests]
-    ends = [life.end for life in evidence.lives]
     for answer in evidence.requests:
         if not is_heard(answer) or not (answer.retry_after_s > 0 or forbids(answer)):
             continue
-        until = min([answer.answered + pause_ms(answer), *(end for end in ends if end >= answer.answered)])
+        lost = [life.end for life in evidence.lives if _is_pause_lost(evidence, answer.answered, life)]
+        until = min([answer.answered + pause_ms(answer), *lost])
         first = bisect.bisect_right(sent, answer.answered)
         if first < len(sent) and sent[first] < until:
             early = evidence.requests[first]
@@ -1332,6 +1332,23 @@ def _impatient(evidence: Evidence) -> list[Violation]:
             text = f"{early.method} {early.path} {after} ms into {told}"
             found.append(Violation("O10", "impatient", early.sent, text))
     return found[:1]
+
+
+def _is_pause_lost(evidence: Evidence, told: int, life: Life) -> bool:
+    """Whether a pause that was told at a time is unknown after a death: the next engine is another run's, the disk took
+    no note of it or had not flushed it, or the machine's clock, by which it is noted, was set meanwhile."""
+    if life.end < told:
+        return False
+    later = min((each for each in evidence.lives if each.begin >= life.end), key=lambda each: each.begin, default=None)
+    if later is None or later.run != life.run:
+        return True
+    for strike in evidence.strikes:
+        is_unwritten = strike.kind == "disk_full" and strike.begin <= told <= strike.until
+        is_unflushed = bool(strike.facts.get("lost")) and strike.begin <= life.end
+        is_set = strike.kind == "clock" and any(told <= at <= later.begin for at in (strike.begin, strike.until))
+        if is_unwritten or is_unflushed or is_set:
+            return True
+    return False
 
 
 # --- O11: bars -------------------------------------------------------------------------------------------------------

@@ -763,16 +763,16 @@ class Reading:
 
     @cached_property
     def _blocked(self) -> list[tuple[int, int]]:
-        """Stretches in which a process may send nothing: after an answer that forbids it, for as long as that says.
+        """Stretches in which nothing may be sent: after an answer that forbids it, for as long as that says.
 
-        What is answered to a request within such a stretch makes it no longer, unless it says how long it lasts.
+        They outlive the process that was told. What is answered to a request within such a stretch makes it no longer,
+        unless it says how long it lasts.
         """
-        ends = [life.end for life in self.evidence.lives]
         found, unsaid, until = [], 0, 0
         for each in sorted(self.evidence.requests, key=lambda each: each.answered):
             at = each.answered
             if at >= 0 and forbids(each) and (each.retry_after_s or at >= until):
-                until = min([at + pause_ms(each, unsaid), *(end for end in ends if end >= at)])
+                until = at + pause_ms(each, unsaid)
                 found.append((at, until))
                 unsaid += not each.retry_after_s
             elif each.status == 200:

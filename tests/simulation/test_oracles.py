@@ -1824,6 +1824,40 @@ def test_a_retry_after_outlives_an_engine(clean: Evidence) -> None:
     assert seen(judge(doctor(clean))) == {"O10 impatient"}
 
 
+def dies_in_a_pause(strike: Callable[[int], list[Strike]], run: int = 0) -> Doctor:
+    """The engine is killed as soon as it was told to ask nothing for long; one of a run is there at once, and asks."""
+
+    def doctor(found: Evidence) -> Evidence:
+        number, life = len(found.requests) // 2, found.lives[0]
+        told = found.requests[number].answered
+        lives = [replace(life, end=told + 1, how="killed"), replace(life, begin=told + 2, run=run)]
+        asked = asking(number, retry_after_s=100_000, status=429)(found)
+        return replace(asked, lives=lives, strikes=strike(told))
+
+    return doctor
+
+
+@pytest.mark.parametrize(
+    ("strike", "run", "is_known"),
+    [
+        pytest.param(lambda told: [], 0, True, id="nothing else"),
+        pytest.param(lambda told: [], 1, False, id="another run"),
+        pytest.param(lambda told: [Strike("disk_full", told - 9, told + 9)], 0, False, id="disk full"),
+        pytest.param(lambda told: [Strike("disk_full", told - 9, told - 1)], 0, True, id="disk full before"),
+        pytest.param(lambda told: [Strike("kill", told + 1, told + 1, {"lost": 1})], 0, False, id="unflushed"),
+        pytest.param(lambda told: [Strike("kill", told + 1, told + 1, {"torn": True})], 0, True, id="torn journal"),
+        pytest.param(lambda told: [Strike("clock", told + 1, told + 9_000)], 0, False, id="clock set"),
+        pytest.param(lambda told: [Strike("clock", told - 9_000, told + 1)], 0, False, id="clock set right"),
+        pytest.param(lambda told: [Strike("clock", told - 9, told + 9_000)], 0, True, id="clock wrong all the time"),
+    ],
+)
+def test_a_pause_is_kept_by_the_next_engine_that_can_know_of_it(
+    clean: Evidence, strike: Callable[[int], list[Strike]], run: int, is_known: bool
+) -> None:
+    found = oracles.o10_polite(dies_in_a_pause(strike, run)(clean))
+    assert ("O10 impatient" in seen(found)) == is_known
+
+
 def test_a_bar_too_many_is_seen(clean: Evidence) -> None:
     def change(rows: list[JournalRow]) -> None:
         last = nth(rows, "Bar", -1)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.clock import PROCESS, Process, VirtualLoop
-from simulation.disk import DISK, Disk
+from simulation.disk import DISK, Disk, SimulatedBlockNote
 from simulation.engines import EngineClock, Incarnation, SimulatedEngine
 from simulation.evidence import Evidence, Json, Life, Told
 from simulation.network import Network
@@ -239,11 +239,18 @@ class World:
         now, clock = self.here(), EngineClock(self.loop, self.clock_ahead_ms)
         assert now is not None
         now.exchange = exchange = connect_by(self.network, clock, config.execution.recv_window_ms)
+        exchange.keep_block(
+            SimulatedBlockNote(self.folder(now.run), lambda: self.loop.now_ms + sum(self.clock_ahead_ms))
+        )
         rest = BinanceRestClient(exchange, ENDPOINT.name)
         known = now.engine._known()
         instrument = await first_contact(rest, clock, config.session.symbol, known.instrument if known else None)
         account = {"account": f"sim {INSTANCE}", "fingerprint": INSTANCE}
         return Wiring(config, ENDPOINT, exchange, rest, clock, instrument, rest, **account)  # type: ignore[arg-type]
+
+    def machine_ms(self) -> int:
+        """What the machine's wall clock says, ms UTC."""
+        return self.loop.now_ms + sum(self.clock_ahead_ms)
 
     def die(self, life: Life) -> None:
         """Note an engine's end; where it did not end by itself, start it again."""

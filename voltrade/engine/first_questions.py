@@ -15,6 +15,7 @@ from typing import Any
 from voltrade.engine.clocks import WallClock
 from voltrade.errors import VoltradeError
 from voltrade.exchange.binance import DEMO, LIVE, BinanceRestClient, Endpoint, connect, endpoint_of
+from voltrade.exchange.block_note import BlockNote
 from voltrade.exchange.credentials import Credentials
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ def endpoint_for(mode: str, venue: str, rest_host: str, stream_host: str) -> End
 class FirstQuestions:
     """Questions about the account of a run in mode `demo` or `live`, on their way.
 
+    They are not sent while the exchange blocks requests, as an earlier process has noted.
+
     Args:
+        run_dir: Folder of the run.
         symbol: Of the run.
         given: Endpoint, credentials, and how long a request may take to arrive, in ms.
 
@@ -45,11 +49,12 @@ class FirstQuestions:
         clock, exchange, rest: What the session uses from now on, if `take` allows it.
     """
 
-    def __init__(self, symbol: str, *given: Any) -> None:
+    def __init__(self, run_dir: Path, symbol: str, *given: Any) -> None:
         self._given, self._is_taken = given, False
         endpoint, credentials, recv_window_ms = given
         self.clock = WallClock()
         self.exchange = connect(endpoint, credentials, self.clock, recv_window_ms)
+        self.exchange.keep_block(BlockNote(run_dir))
         self.rest = BinanceRestClient(self.exchange, endpoint.name)
         self.rest.begin_account(symbol)
 
@@ -68,7 +73,7 @@ class FirstQuestions:
             if credentials.fingerprint != record["account"]:
                 return None
             endpoint = endpoint_for(*(given[name] for name in ("mode", "venue", "rest_host", "stream_host")))
-            return cls(given["symbol"], endpoint, credentials, given["recv_window_ms"])
+            return cls(run_dir, given["symbol"], endpoint, credentials, given["recv_window_ms"])
         except (VoltradeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.info("nothing was asked before the imports: %s", type(error).__name__)
             return None

@@ -28,6 +28,7 @@ from voltrade.engine.permission import Permission, permit, permit_resumed
 from voltrade.engine.venue_process import VenueProcess
 from voltrade.errors import ConfigError, ExchangeError, SessionError
 from voltrade.exchange.binance import BinanceRestClient, BinanceWSManager, Endpoint, connect, exchange_of
+from voltrade.exchange.block_note import BlockNote
 from voltrade.exchange.client import UsdmExchange
 from voltrade.exchange.credentials import Credentials
 from voltrade.exchange.ports import OrderGateway
@@ -168,7 +169,8 @@ async def wire(
 
     Args:
         config: Settings of the session.
-        run_dir: Folder of the run, where a venue that is started writes its log.
+        run_dir: Folder of the run, where a venue that is started writes its log, and where is noted for how long the
+            exchange blocks requests.
         environment: Has the keys of modes `demo` and `live`.
         known_venue: In mode `sim`, the address of the venue that the run had before.
         known: What a resumed run knows; None for a new one.
@@ -179,16 +181,17 @@ async def wire(
         SessionError: The simulated venue doesn't answer.
         ExchangeError: The exchange can't be read.
     """
+    note = BlockNote(run_dir)
     if config.session.mode == "sim":
-        return await _wire_sim(config, run_dir, known_venue, known)
+        return await _wire_sim(config, run_dir, known_venue, known, note)
     if config.session.mode == "paper":
-        return await _wire_paper(config, known)
+        return await _wire_paper(config, known, note)
     now = datetime.now(UTC)
     if known is not None:
         began = datetime.fromtimestamp(known.began / 1000, UTC) if known.began else None
         permission = permit_resumed(config, known.key, environment, now, run_dir, began, known.word)
-        return await _wire_binance(config, permission, known)
-    return await _wire_binance(config, permit(config, environment, now, run_dir))
+        return await _wire_binance(config, permission, known, note)
+    return await _wire_binance(config, permit(config, environment, now, run_dir), None, note)
 
 
 async def reach(config: Config, environment: Mapping[str, str]) -> Wiring:
@@ -234,14 +237,16 @@ async def refuse_lockstep(config: Config) -> None:
         )
 
 
-async def _wire_sim(config: Config, run_dir: Path, known_venue: str, known: Known | None = None) -> Wiring:
+async def _wire_sim(
+    config: Config, run_dir: Path, known_venue: str, known: Known | None = None, note: BlockNote | None = None
+) -> Wiring:
     given = config.session.venue
     venue = VenueProcess(given) if given else await VenueProcess.reuse_or_start(run_dir, config, known_venue)
     try:
         tape = await venue.status()
         endpoint = Endpoint.simulated(venue.rest, venue.stream)
         clock = TapeClock(tape["time"]) if tape["lockstep"] else WallClock()
-        wiring = await _wire(config, endpoint, Credentials("sim-key", "sim-secret"), clock, known)
+        wiring = await _wire(config, endpoint, Credentials("sim-key", "sim-secret"), clock, known, note)
     except BaseException:
         if not given:
             await venue.stop()
@@ -254,10 +259,10 @@ async def _wire_sim(config: Config, run_dir: Path, known_venue: str, known: Know
     return wiring
 
 
-async def _wire_paper(config: Config, known: Known | None = None) -> Wiring:
+async def _wire_paper(config: Config, known: Known | None = None, note: BlockNote | None = None) -> Wiring:
     if known is None:
         await refuse_lockstep(config)
-    wiring = await _wire(config, _endpoint(config), None, WallClock(), known)
+    wiring = await _wire(config, _endpoint(config), None, WallClock(), known, note)
     wiring.account = f"paper {exchange_of(wiring.endpoint)} {config.session.symbol}"
     wiring.fingerprint = "paper"
     wiring.gateway = PaperExchange(config, wiring.instrument, wiring.clock, read_filters=wiring.rest.filters)
@@ -266,10 +271,12 @@ async def _wire_paper(config: Config, known: Known | None = None) -> Wiring:
     return wiring
 
 
-async def _wire_binance(config: Config, permission: Permission, known: Known | None = None) -> Wiring:
+async def _wire_binance(
+    config: Config, permission: Permission, known: Known | None = None, note: BlockNote | None = None
+) -> Wiring:
     if known is None:
         await refuse_lockstep(config)
-    wiring = await _wire(config, _endpoint(config), permission.credentials, WallClock(), known)
+    wiring = await _wire(config, _endpoint(config), permission.credentials, WallClock(), known, note)
     try:
         wiring.account = known.account if known is not None else ""
         if not wiring.account:
@@ -296,12 +303,15 @@ async def _wire(
     credentials: Credentials | None,
     clock: TapeClock | WallClock,
     known: Known | None,
+    note: BlockNote | None,
 ) -> Wiring:
     first, window_ms = known.first if known else None, config.execution.recv_window_ms
     if first is not None and first.take(endpoint, credentials, window_ms):
         clock, exchange, rest = first.clock, first.exchange, first.rest
     else:
         exchange = connect(endpoint, credentials, clock, window_ms)
+        if note is not None and isinstance(clock, WallClock):  # a tape's time is not the machine's
+            exchange.keep_block(note)
         rest = BinanceRestClient(exchange, endpoint.name)
     try:
         instrument = await first_contact(rest, clock, config.session.symbol, known.instrument if known else None)

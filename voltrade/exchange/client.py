@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
+from voltrade.exchange.block_note import BlockNote
 from voltrade.exchange.ccxt_binance import Client, binanceusdm, errors
 from voltrade.exchange.proxies import proxy_of
 from voltrade.exchange.redaction import Redaction
@@ -141,6 +142,7 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
         self.frame_handler_failure: Exception | None = None
         self.blocked_until, self.own_address = 0, ""
         self._unsaid = 0
+        self._block_note: BlockNote | None = None
         self._used_weight = (0, 0)
         self._redaction = Redaction()
         self._record: Callable[[UsdmExchange, Exchanged], None] = RECORDER.get(lambda exchange, exchanged: None)
@@ -284,8 +286,22 @@ class UsdmExchange(binanceusdm):  # type: ignore[misc]  # ccxt is untyped
             self._unsaid = 0
         if status in (418, 429) and TOO_MANY_ORDERS not in body:
             end = self._end_of_block(status, by_name.get("retry-after", ""), body)
-            self.blocked_until = max(self.blocked_until, end)
+            if end > self.blocked_until:
+                self.blocked_until = end
+                self._note_block()
             log.warning("HTTP %d: no requests until %s", status, moment_text(self.blocked_until))
+
+    def keep_block(self, note: BlockNote) -> None:
+        """Begin with the pause that an earlier process of the run was told, and note those to come for the next one."""
+        self._block_note = note
+        left_ms, self._unsaid = note.read()
+        if left_ms:
+            self.blocked_until = self.clock() + left_ms
+            log.warning("no requests until %s: a process before was told so", moment_text(self.blocked_until))
+
+    def _note_block(self) -> None:
+        if self._block_note is not None:
+            self._block_note.write(max(self.blocked_until - self.clock(), 0), self._unsaid)
 
     def _wait_ms(self, url: str) -> int:
         """Return for how long a request may not be sent yet; up to 0 if it may."""

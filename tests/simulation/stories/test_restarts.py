@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from simulation.clock import BEGIN_MS
 from simulation.evidence import Evidence, Request
 from simulation.scenario import at
 from simulation.stories import claims
@@ -123,3 +124,29 @@ def test_the_market_is_taken_though_the_user_stream_can_not_be_opened() -> None:
     market = [row for row in evidence.journals[0] if row.kind in ("Trades", MARKET) and begin < row.time < end]
     assert len(market) >= 4
     assert claims.is_left_in_order(evidence)
+
+
+@pytest.mark.parametrize("is_told", [True, rarely(False)], ids=["429 with Retry-After", "429 without"])
+def test_engines_that_come_back_ask_nothing_until_the_end_of_a_pause(is_told: bool) -> None:
+    """The stop is answered with 429, and the engine is killed twice meanwhile. No answer tells its successors of it.
+
+    Others have used the minute's weight, of which 17 s are left; or the exchange is overloaded for 4 s and doesn't say.
+    """
+    spent = at(0.635, "spend_weight", with_={"weight": 2_500})
+    unsaid = at(0.635, "ban", 4.0, with_={"retry_after": False})
+    pause_s, minute_begun_s = (17.0, 43) if is_told else (5.0, 0)
+    opens_ms = BEGIN_MS + minute_begun_s * 1_000
+    evidence = story(
+        *(spent if is_told else unsaid, at(1.0, "kill_twice", again_s=1.9)), opens_ms=opens_ms, duration_s=40.0
+    )
+    told = next(each for each in evidence.requests if each.status == 429)
+    end = told.answered + int(pause_s * 1_000)
+    claims.premise(told.path.endswith("/algoOrder"), "a stop that is answered with 429")
+    claims.premise([life.how for life in evidence.lives[:2]] == ["killed"] * 2, "two engines that are killed")
+    claims.premise(evidence.lives[2].begin < end - 200, "a third one that begins in the pause")
+    assert [each for each in evidence.requests if told.answered < each.sent < end - 1_000] == []
+    assert [each.status for each in evidence.requests if each.status in (418, 429)] == [429]
+    [(bare, covered)] = claims.uncovered(evidence)
+    assert bare < told.answered
+    assert covered <= end + 5_000
+    assert claims.is_left_in_order(evidence, within_s=pause_s + 5.5)
