@@ -396,9 +396,9 @@ BUGS: tuple[Bug, ...] = (
     ),
     Bug(
         "a stop that a person cancels is only sent again",
-        "orders/position_rules.py",
-        "        symbol.halt_wanted = records.HALTED_BY_FOREIGN_ORDER\n",
-        "",
+        "orders/order_rules.py",
+        "    if order.state == states.CANCELED or order.state == states.GONE:\n",
+        "    if False:\n",
         ("O6",),
         ("stops by hand", "all by hand"),
     ),
