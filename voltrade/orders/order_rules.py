@@ -345,7 +345,7 @@ def on_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
     """Apply the end of an order; an exit or stop of the open position may have ended by itself, unfilled.
 
     The exchange, or whoever ended it, may end the next one too. The next exit waits once QUICK_TRIES were sent. The
-    newest stop of a position with lots, which is never cancelled by us, counts as a try; see `_on_stop_ended`.
+    newest stop of a position with lots counts as a try, see `_on_stop_ended`; we never cancel that one.
     """
     position = symbol.position
     if not is_unfilled(order):
