@@ -232,7 +232,9 @@ ABSENT_ANSWERS_NEEDED = 3
 
 
 STOP_MISSING_TEXT = "orders at the exchange don't cover the position: closing it at market"
-STOP_ENDED_TEXT = f"has ended, but not by its trigger nor by us: a new stop is sent, until {STOP_TRIES} have failed"
+STOP_ENDED_TEXT = (
+    f"has ended, but not by its trigger nor by us: the first {STOP_TRIES - 1} are replaced, then the position is closed"
+)
 REST_STUCK_TEXT = "less than a step is left, which the exchange won't close; no exit is sent until either has changed"
 TOO_MANY_ORDERS_TEXT = "too many orders are open to add another: closing the position at market"
 
