@@ -12,11 +12,12 @@ from voltrade.model import Alert, AlgoUpdate, Outcome, Output, Purpose
 from voltrade.orders.order_states import STOP_STOOD_MS
 
 
-def _ends(harness: Harness, name: str, status: str, way: str) -> list[Output]:
+def _ends(harness: Harness, name: str, status: str, way: str, ended_at: int = 0) -> list[Output]:
     """What follows once an accepted stop is told to have ended with `status`, by the stream or by a look-up."""
     order = harness.sent[name].order
+    time = ended_at or harness.time
     told = AlgoUpdate(
-        harness.time, "BTCUSDT", name, 7, order.side, order.order_type, status, order.quantity, order.trigger_price
+        time, "BTCUSDT", name, 7, order.side, order.order_type, status, order.quantity, order.trigger_price
     )
     if way == "look-up":
         return harness.reply(name, "lookup", Outcome.ACCEPTED, algo_order=told)
@@ -85,6 +86,40 @@ def test_a_stop_that_stood_for_a_while_before_it_ended_counts_as_the_first(lives
         harness.algo(sent[-1], "NEW")
     assert (Purpose.EXIT in purposes) == closes
     assert len(purposes) == (3 if closes else 5)
+
+
+@pytest.mark.parametrize("way", ["stream", "look-up"])
+def test_a_stop_whose_end_is_told_late_stood_no_longer_for_that(way: str) -> None:
+    """Each lives 20 ms, and its end is heard 6 s later; by our clock each would have stood for long enough."""
+    harness, name, purposes = Harness().in_position(), STOP, []
+    for _ in range(3):
+        ended_at = harness.sent[name].time + 20
+        harness.time = max(harness.time, ended_at + 6_000)
+        harness.monitor.on_time(harness.time)
+        outputs = _ends(harness, name, "EXPIRED", way, ended_at)
+        if not intents(outputs):
+            harness.time = harness.monitor.next_due
+            outputs = harness.note(harness.monitor.on_time(harness.time))
+        [follows] = intents(outputs)
+        purposes.append(follows.purpose)
+        name = follows.order.client_order_id
+        harness.accept(name)
+        if follows.purpose is Purpose.STOP:
+            harness.algo(name, "NEW")
+    assert purposes == [Purpose.STOP, Purpose.STOP, Purpose.EXIT]
+
+
+def test_stops_that_are_gone_again_and_again_lead_to_an_exit() -> None:
+    """How long one stood isn't known, however late it is missed."""
+    harness, name, exits = Harness().in_position(), STOP, []
+    for _ in range(3):
+        absent(harness, name, position=10, at=harness.time + 20_000)
+        sent = [order for order in harness.monitor.orders.values() if order.state == "PENDING_SUBMIT"]
+        exits.append([order.id for order in sent if order.purpose is Purpose.EXIT])
+        name = sent[-1].id
+        harness.accept(name)
+        harness.algo(name, "NEW")
+    assert exits == [[], [], ["vt-e-1x1"]]
 
 
 def test_while_exits_fail_a_stop_that_ends_each_time_is_sent_with_growing_pauses() -> None:

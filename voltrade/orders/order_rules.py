@@ -341,8 +341,8 @@ def on_looked_up(account: Record, symbol: Record, row: int, time: int, outcome: 
 
 
 @compiled_part
-def on_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
-    """Apply the end of an order; an exit or stop of the open position may have ended by itself, unfilled.
+def on_ended(account: Record, symbol: Record, order: Record, time: int, ended_at: int) -> None:
+    """Apply the end of an order at `ended_at`; an exit or stop of the open position may have ended by itself, unfilled.
 
     The exchange, or whoever ended it, may end the next one too. The next exit waits once QUICK_TRIES were sent. The
     newest stop of a position with lots counts as a try, see `_on_stop_ended`; we never cancel that one.
@@ -355,18 +355,18 @@ def on_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
         position.exit_retry_at = max(position.exit_retry_at, time + pause)
     is_newest_stop = is_of(symbol, order, states.STOP) and order.count == position.stops and order.order_id == 0
     if is_newest_stop and position.rest_reason == states.NONE and exposed_lots(symbol, time) > 0:
-        _on_stop_ended(account, symbol, order, time)
+        _on_stop_ended(account, symbol, order, time, ended_at)
 
 
 @compiled_part
-def _on_stop_ended(account: Record, symbol: Record, order: Record, time: int) -> None:
+def _on_stop_ended(account: Record, symbol: Record, order: Record, time: int, ended_at: int) -> None:
     """Count a stop that has ended by itself as a try, or as the first if it stood for STOP_STOOD_MS.
 
     A new one follows at once after the first, else after a pause; after STOP_TRIES the position is closed. Where
     somebody may have cancelled it, trading halts.
     """
     position = symbol.position
-    position.stop_tries = 1 if time - order.time >= states.STOP_STOOD_MS else position.stop_tries + 1
+    position.stop_tries = 1 if ended_at - order.time >= states.STOP_STOOD_MS else position.stop_tries + 1
     if position.stop_tries > 1:
         position.stop_retry_at = time + (states.RETRY_AFTER_MS << protect_doublings(position.stop_tries))
     if position.closing_reason != states.NONE:
@@ -389,7 +389,7 @@ def _on_absent(account: Record, symbol: Record, row: int, time: int) -> None:
         alert(account, symbol, records.NEVER_PLACED, order.number, time)
     elif move_to(order, states.GONE):
         alert(account, symbol, records.ORDER_IS_GONE, order.number, time)
-        on_ended(account, symbol, order, time)
+        on_ended(account, symbol, order, time, order.time)  # how long it stood isn't known
 
 
 # --- a fill -----------------------------------------------------------------------------------------------------------

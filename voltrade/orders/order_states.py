@@ -195,7 +195,8 @@ refused; those that were never sent, or because of too many requests, don't coun
 once it has ended though it did not trigger and we did not cancel it; after the first such end another follows at once.
 Then, after any other reaction, and at once where a stop is too large, the position is closed at market."""
 STOP_STOOD_MS = 5_000
-"""A stop that ends this long after it was sent counts as the first try."""
+"""A stop that ended this long after it was sent, by the exchange's time, counts as the first try. One that is gone
+doesn't: how long it stood isn't known."""
 REST_TRIES = 3
 """After this many refused exits, a remainder smaller than one step is reported as stuck."""
 RESIZE_EVERY_MS = 500

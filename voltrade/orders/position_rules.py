@@ -65,7 +65,7 @@ def apply_order_update(
         is_filled = order.filled >= order.quantity and not states.IS_DONE[order.state]
         apply_status(symbol, order, states.FILLED if is_filled else status, time)
         if is_done(order) and not was_done:
-            on_ended(account, symbol, order, time)
+            on_ended(account, symbol, order, time, time)
     if awaits_fills(order) and symbol.snapshot_at == NEVER:
         schedule_account_read(symbol, time + states.RETRY_AFTER_MS, states.FILL_MISSING)
     _cancel_leftover(account, symbol, row, time)
@@ -83,7 +83,7 @@ def apply_algo_update(
         order.order_id = order_id
     apply_status(symbol, order, status, time)
     if is_done(order) and not was_done:
-        on_ended(account, symbol, order, time)
+        on_ended(account, symbol, order, time, told_at)
     if is_triggered(order):
         order.updated_at = min(order.updated_at, told_at)
     _cancel_leftover(account, symbol, row, time)
