@@ -46,7 +46,13 @@ from voltrade.orders.order_register import OpenPosition, Order, OrderRegister
 from voltrade.orders.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.orders.records import BooksEvent
 from voltrade.orders.saved_orders import open_position_state, restore_open_position
-from voltrade.orders.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
+from voltrade.orders.snapshot_check import (
+    FOREIGN_LOTS_AFTER_SNAPSHOTS,
+    SnapshotCheck,
+    foreign_kind,
+    listed_ids,
+    share,
+)
 from voltrade.risk import Gate, whole
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
@@ -268,8 +274,7 @@ class OrderMonitor:
         orders_only: bool = False,
     ) -> list[Output]:
         """Apply an update of an order that we know; the outputs `before` come after the alerts about its fill."""
-        row = self._register.row_of(number)
-        if row is None:
+        if self._register.row_of(number) is None:
             return [self._no_row_alert(number, update.time), *(before or [])]
         self._register.by_exchange_id[update.order_id] = number
         self._forget_absence(number)
@@ -277,6 +282,7 @@ class OrderMonitor:
         if is_new:
             self._note_fill(number, update)
             paid = self._offset_fee_in_other_asset(update)
+        row = self._register.row_of(number)  # rows move, and are freed, with each event that is applied
         outputs = paid + self._react(
             records.ORDER_UPDATED,
             order=row,
@@ -479,8 +485,7 @@ class OrderMonitor:
         self._note_unexplained(snapshot)  # its fills may have ended the order that was missing in its list
         unlisted = self._check.unlisted(snapshot)
         for order in unlisted:
-            row = self._register.rows[order.row.number]
-            outputs += self._react(records.LOOKUP_WANTED, order=row, reason=states.NOT_LISTED)
+            outputs += self._look_up(order.row.number, states.NOT_LISTED)
         outputs += self._react(records.SYNC_WANTED)
         outputs += self._compare(snapshot)
         self._unlisted &= {order.row.number for order in unlisted}
@@ -488,7 +493,8 @@ class OrderMonitor:
         if is_known:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
-        self.orders_confirmed = is_known and not self._orphans(snapshot)
+        is_settled = is_known or self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
+        self.orders_confirmed = is_settled and not self._orphans(snapshot)
         if self._register.awaits_fills():
             self.schedule_account_read(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
             self._incomplete_count += 1
@@ -625,9 +631,13 @@ class OrderMonitor:
         outputs: list[Output] = []
         for order in self._register.live():
             if order.state in ("PENDING_SUBMIT", "PENDING_CANCEL"):
-                row = self._register.rows[order.row.number]
-                outputs += self._react(records.LOOKUP_WANTED, order=row, reason=states.RESTART)
+                outputs += self._look_up(order.row.number, states.RESTART)
         return outputs
+
+    def _look_up(self, number: int, reason: int) -> list[Output]:
+        """Request the state of an order; not of one whose row has been freed meanwhile: it can't act any more."""
+        row = self._register.rows.get(number)
+        return [] if row is None else self._react(records.LOOKUP_WANTED, order=row, reason=reason)
 
     # --- orders that aren't ours -----------------------------------------------------------------------------------
 

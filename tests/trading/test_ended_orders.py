@@ -1,14 +1,16 @@
-"""Orders that end by themselves: neither filled nor triggered, nor cancelled by us. None is sent again without end."""
+"""Orders that end by themselves, neither filled nor triggered, nor cancelled by us; and those whose rows are freed."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.by_hand import leave
 from test_oms import ENTRY, STOP, TARGET, Harness, a_listing, a_snapshot, absent, intents
 
-from voltrade.model import Alert, AlgoUpdate, Outcome, Output, Purpose
+from voltrade.model import Alert, AlgoUpdate, LookupOrder, Outcome, Output, Purpose
 from voltrade.orders.order_states import STOP_STOOD_MS
 
 
@@ -227,3 +229,61 @@ def test_an_exit_that_ends_unfilled_waits_however_it_ended(status: str) -> None:
     harness.time += 300
     harness.order("vt-e-1x4", status)  # told twice
     assert harness.monitor.next_due == due
+
+
+# --- rows that are freed, and move, while something is applied --------------------------------------------------------
+
+
+def nothing_answered(until: int) -> Harness:
+    """A position whose stops and exits have had no answer until then, so that few rows are free."""
+    harness = Harness()
+    harness.accept(ENTRY)
+    harness.order(ENTRY, "FILLED", 10)
+    while harness.monitor.next_due < until:
+        harness.time = harness.monitor.next_due
+        harness.note(harness.monitor.on_time(harness.time))
+    return harness
+
+
+@pytest.mark.parametrize("until", range(140_000, 158_000, 3_000))
+@pytest.mark.parametrize("how", ["restart", "reading"])
+def test_exits_whose_rows_are_freed_meanwhile_are_not_looked_up(how: str, until: int) -> None:
+    """The first events after an outage free the rows of spent exits, while the engine goes through all orders."""
+    harness = nothing_answered(until)
+    harness.time += 12_000
+    if how == "restart":
+        outputs = harness.monitor.on_restart(harness.time)
+    else:
+        outputs = harness.monitor.on_snapshot(replace(a_snapshot(10), time=harness.time))
+    asked = [out.client_order_id for out in outputs if isinstance(out, LookupOrder)]
+    assert len(set(asked)) == len(asked)
+    harness.time = max(harness.time, harness.monitor.next_due)
+    outputs = harness.note(outputs + harness.monitor.on_time(harness.time))
+    assert Purpose.EXIT in [out.purpose for out in intents(outputs)]
+
+
+@pytest.mark.parametrize("fee", [{}, {"fee": 5, "fee_asset": "BNB"}], ids=["no fee", "a fee in BNB"])
+def test_a_late_fill_is_of_its_own_order_whatever_its_fee_is_paid_in(fee: dict[str, Any]) -> None:
+    """Booking a fee in another asset is an event of its own, which frees and moves rows."""
+    harness = Harness()
+    harness.monitor._books.account["is_open"] = True
+    harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    absent(harness, ENTRY)
+    assert harness.monitor.orders[ENTRY].state == "NOT_PLACED"
+    outputs = harness.order(ENTRY, "PARTIALLY_FILLED", 4, order_id=900, **fee)
+    outputs += harness.order(ENTRY, "FILLED", 6, order_id=900, **fee)
+    assert harness.monitor.position == 10
+    assert [out.purpose for out in intents(outputs)] == [Purpose.STOP, Purpose.TAKE_PROFIT]
+    assert harness.monitor.orders[ENTRY].filled == 10
+    assert not harness.monitor.halt_reason
+
+
+def test_an_entry_whose_lots_the_account_has_is_not_given_up_though_its_trades_are_not_listed() -> None:
+    """Look-ups and the list of trades are out of date; lots that no listed trade explains may be its own."""
+    harness = Harness()
+    harness.monitor._check.has_agreed = True
+    harness.reply(ENTRY, "submit", Outcome.UNKNOWN)
+    for harness.time in range(12_000, 40_000, 2_000):
+        harness.monitor.on_snapshot(replace(a_snapshot(10), time=harness.time))
+        harness.reply(ENTRY, "lookup", Outcome.REFUSED, -2013)
+    assert harness.monitor.orders[ENTRY].state == "UNKNOWN"

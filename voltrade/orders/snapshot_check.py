@@ -248,17 +248,22 @@ class SnapshotCheck:
 
     def is_known(self, snapshot: Snapshot) -> bool:
         """Return whether it is known whose lots a snapshot's position is: it is ours, with what named orders of others
-        have traded since the last agreement; or many snapshots in a row have differed from ours.
+        have traded since the last agreement; or many snapshots in a row have differed from ours, and the listed trades
+        lead to it, whoever made them.
 
-        Such a one tells as much of our orders as one that agrees.
+        Such a one tells as much of our orders as one that agrees. Lots that no listed trade explains may be those of an
+        order of ours whose fills are not listed yet.
         """
         register, theirs = self._register, snapshot.position.quantity
-        if theirs == register.position or self.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS:
+        if theirs == register.position:
             return True
+        if not self.trades_lead_to_position(snapshot):
+            return False
         new = filter(register.is_new_fill, snapshot.fills)
         others = [fill for fill in new if fill.trade_id > self.agreed_trade_id]
         are_named = all(fill.client_order_id or register.find(fill) is not None for fill in others)
-        return self.has_agreed and are_named and theirs == register.position + _lots(others)
+        is_explained = self.has_agreed and are_named and theirs == register.position + _lots(others)
+        return is_explained or self.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
 
     def has_foreign_lots(self, snapshot: Snapshot) -> bool:
         """Return whether a snapshot has our position, and lots beyond it that are known to be somebody else's."""

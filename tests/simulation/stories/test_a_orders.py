@@ -389,6 +389,16 @@ def test_a14_stop_that_ends_as_soon_as_it_rests_leads_to_an_exit(kind: str) -> N
     assert is_left_in_order(evidence)
 
 
+@pytest.mark.parametrize("sold", ["0.1", "0.25", "0.6"], ids=["a part", "all", "more than all"])
+def test_a14_stop_that_vanishes_as_somebody_sells_from_the_position_is_missed_too(sold: str) -> None:
+    """A sale by hand counts once every conditional order is accounted for, and a stop was gone only where positions
+    agree: each waited for the other. What remains of ours gets a stop, and the session ends."""
+    evidence = story(by_hand(5, "SELL", sold), at(5.1, "forget_stops", with_=SYMBOL), duration_s=90.0)
+    assert is_left_in_order(evidence, within_s=10.0) if sold == "0.1" else ended(evidence)
+    assert len(refused(evidence, -2022)) <= 1
+    assert [trip["quantity"] for trip in round_trips(evidence)] == [250]
+
+
 @pytest.mark.parametrize("silence", [("ban", {"code": 418}), ("maintenance", {"on": "private"})], ids=["418", "503"])
 def test_a15_end_of_a_silence_brings_the_stop_or_the_exit(silence: tuple[str, dict[str, Any]]) -> None:
     """The stop's POST meets a 503, and then the exchange wants silence for 40 s."""
