@@ -689,13 +689,14 @@ class Reading:
         return [time for time, url in self.evidence.dials if "listenKey" in url]
 
     def is_told(self, key: Strike) -> bool:
-        """Whether the venue told that a key has expired, and nothing else was wrong about then that kept it away."""
+        """Whether the venue told that a key has expired, and nothing else was wrong about then that kept it away, or
+        kept another from being asked for."""
         if key.kind != "expire_listen_key" or not key.facts.get("with", {}).get("told", True):
             return False
         before = [each.begin for each in self.keys_gone if each.begin < key.begin]
         if any(not any(gone <= time <= key.begin for time in self.user_dials) for gone in before):
             return False  # the stream's key is another one than that which has expired
-        others = self.hampered_by([each for each in self.evidence.strikes if each is not key])
+        others = [*self.hampered_by([each for each in self.evidence.strikes if each is not key]), *self._blocked]
         others.remove((key.begin, key.begin)) if (key.begin, key.begin) in others else None
         return not any(since <= key.begin + KEY_TOLD_MS and until >= key.begin - 1_000 for since, until in others)
 

@@ -812,6 +812,18 @@ def key_expired(dialled_after: int, **facts: Any) -> Doctor:
     return doctor
 
 
+def blocked_since(begin: int, seconds: int) -> Doctor:
+    """A request is answered with a 429, so long after the opening, whose Retry-After is so many seconds."""
+
+    def doctor(found: Evidence) -> Evidence:
+        at = found.opened + begin
+        told = replace(found.requests[-1], sent=at - 9, arrived=at - 5, answered=at, status=429, retry_after_s=seconds)
+        kept = [each for each in found.requests if not at < each.sent < at + seconds * 1_000]
+        return replace(found, requests=sorted([*kept, told], key=lambda each: each.sent))
+
+    return doctor
+
+
 def key_replaced(before: int) -> Doctor:
     """The key was replaced so long before the first strike, which nobody told."""
 
@@ -1716,6 +1728,7 @@ SILENT: list[tuple[str, Doctor]] = [
     ("an order that is looked up 40 times", over_and_over(40, **LOOKED_UP)),
     ("a stream that is opened 25 times", dialled(25)),
     ("a key that expires and a stream that is opened", key_expired(9_000)),
+    ("a key that expires while no other can be asked for", both(key_expired(11_000), blocked_since(59_000, 9))),
     ("a key that expires without a word", key_expired(11_000, **{"with": {"told": False}})),
     ("a ban whose end is half a second away", both(asking(1, retry_after_s=-1, status=418), struck("ban", code=418))),
     ("a key that expires where another had been replaced before", both(key_expired(11_000), key_replaced(30_000))),
