@@ -46,13 +46,7 @@ from voltrade.orders.order_register import OpenPosition, Order, OrderRegister
 from voltrade.orders.order_states import PURPOSES, STATES, AlgoState, OrderState
 from voltrade.orders.records import BooksEvent
 from voltrade.orders.saved_orders import open_position_state, restore_open_position
-from voltrade.orders.snapshot_check import (
-    FOREIGN_LOTS_AFTER_SNAPSHOTS,
-    SnapshotCheck,
-    foreign_kind,
-    listed_ids,
-    share,
-)
+from voltrade.orders.snapshot_check import SnapshotCheck, foreign_kind, listed_ids, share
 from voltrade.risk import Gate, whole
 
 __all__ = ["AlgoState", "OpenPosition", "Order", "OrderMonitor", "OrderState"]
@@ -493,8 +487,7 @@ class OrderMonitor:
         if is_known:
             self._unlisted |= {order.row.number for order in unlisted if snapshot.time >= self._absent_from(order)}
             outputs += self._cancel_orphans(snapshot)
-        is_settled = is_known or self._check.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
-        self.orders_confirmed = is_settled and not self._orphans(snapshot)
+        self.orders_confirmed = self._check.is_settled(snapshot) and not self._orphans(snapshot)
         if self._register.awaits_fills():
             self.schedule_account_read(snapshot.time + _pause(self._incomplete_count), states.FILL_MISSING)
             self._incomplete_count += 1

@@ -265,10 +265,17 @@ class SnapshotCheck:
         is_explained = self.has_agreed and are_named and theirs == register.position + _lots(others)
         return is_explained or self.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
 
+    def is_settled(self, snapshot: Snapshot) -> bool:
+        """Return whether a position `is_known`, or many snapshots in a row have differed, whatever explains it.
+
+        That is enough where every order of ours is listed.
+        """
+        return self.is_known(snapshot) or self.mismatches >= FOREIGN_LOTS_AFTER_SNAPSHOTS
+
     def has_foreign_lots(self, snapshot: Snapshot) -> bool:
-        """Return whether a snapshot has our position, and lots beyond it that are known to be somebody else's."""
+        """Return whether a snapshot has our position, and lots beyond it that count as somebody else's."""
         ours, theirs = self._register.position, snapshot.position.quantity
-        return theirs * ours > ours * ours and not self.is_behind and self.is_known(snapshot)
+        return theirs * ours > ours * ours and not self.is_behind and self.is_settled(snapshot)
 
     def lists_ours_alone(self, summary: AccountSummary) -> bool:
         """Return whether the open orders of a summary are those of ours, none of which is in flight or unknown."""
